@@ -1,0 +1,1 @@
+"""TorchX components; installed as ``torchrec_mtl.components``."""

@@ -1,0 +1,1 @@
+"""Bottoms: features to a representation."""

@@ -1,0 +1,62 @@
+"""The contract of a bottom, and what it hands to a head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_mtl.config.base import PluginConfig
+from torchrec_mtl.features import Features, FeaturesSpec
+
+
+@dataclass(frozen=True)
+class Representation:
+    """What a bottom hands a head.
+
+    Attributes:
+        shared: [B, D].
+        per_task: one [B, D] a task, or None where every task reads ``shared``.
+        features: what the bottom was given; None when a head is used on a plain tensor.
+    """
+
+    shared: Tensor
+    per_task: tuple[Tensor, ...] | None = None
+    features: Features | None = None
+
+    def of_task(self, k: int) -> Tensor:
+        """Return [B, D], what task ``k`` reads."""
+        return self.shared if self.per_task is None else self.per_task[k]
+
+    def stacked(self, num_tasks: int) -> Tensor:
+        """Return [B, K, D]; a view of ``shared`` where the tasks read the same."""
+        if self.per_task is None:
+            return self.shared.unsqueeze(1).expand(-1, num_tasks, -1)
+        return torch.stack(self.per_task, dim=1)
+
+    @property
+    def valid(self) -> Tensor | None:
+        """[B], 1 for a row of data, 0 for padding; None: all rows are data."""
+        return None if self.features is None else self.features.valid
+
+
+class Bottom(nn.Module, ABC):
+    """Features to a `Representation`.
+
+    Subclasses set ``out_features`` (D) in the constructor, and ``per_task = True`` where they make one representation a task.
+    """
+
+    Config: ClassVar[type[PluginConfig]]
+    per_task: ClassVar[bool] = False
+    out_features: int
+
+    def __init__(self, spec: FeaturesSpec, tasks: tuple[str, ...], config: PluginConfig) -> None:
+        """Build for the features of ``spec`` and the named tasks."""
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, features: Features) -> Representation:
+        """Return the representation of a batch."""

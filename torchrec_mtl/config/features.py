@@ -1,0 +1,119 @@
+"""Embedding tables and the features that read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+
+from torchrec_mtl.config.base import Config, Name
+
+Side = Literal["user", "item", "context"]
+
+
+class TableConfig(Config):
+    """One embedding table."""
+
+    name: Name
+    rows: PositiveInt
+    """Number of rows; ids are 0 .. rows - 1."""
+    dim: PositiveInt
+    """Width of a row."""
+    pooling: Literal["mean", "sum"] = "mean"
+    """How several ids of one feature become one vector."""
+    init: PositiveFloat | None = None
+    """Rows start uniformly in +-init; by default 1 / sqrt(dim)."""
+    sharding: tuple[str, ...] | None = None
+    """Sharding types the planner may use for this table, for example [table_wise]; by default all that the device has."""
+
+
+class SparseConfig(Config):
+    """A feature of ids: one a row, or a list."""
+
+    name: Name
+    table: Name
+    column: Name | None = None
+    """Column of the data; by default the feature's name."""
+    side: Side = "context"
+    """Whose feature it is; retrieval towers read one side each."""
+    encode: Literal["auto", "id", "hash"] = "auto"
+    """id: integers used as they are; hash: a stable 64-bit hash modulo the table's rows; auto: id for integers, hash for strings."""
+    max_length: PositiveInt | None = None
+    """Keep the last ids of a list only."""
+
+    @property
+    def source(self) -> str:
+        """The data column."""
+        return self.column or self.name
+
+
+class SequenceConfig(Config):
+    """A list of ids in order of time, oldest first, read one embedding a position."""
+
+    name: Name
+    table: Name
+    max_length: PositiveInt
+    """The last ids are kept."""
+    column: Name | None = None
+    """Column of the data; by default the feature's name."""
+    side: Side = "user"
+    """Whose feature it is."""
+    behavior: Name | None = None
+    """Type of behaviour (click, like, purchase); by default the feature's name."""
+    target: Name | None = None
+    """Sparse feature of the item that is scored, for target attention."""
+    encode: Literal["auto", "id", "hash"] = "auto"
+    """As for sparse features."""
+
+    @property
+    def source(self) -> str:
+        """The data column."""
+        return self.column or self.name
+
+
+class DenseConfig(Config):
+    """A numeric column, normalised to mean 0 and standard deviation 1 over the training data; null becomes the mean."""
+
+    name: Name
+    column: Name | None = None
+    """Column of the data; by default the feature's name."""
+    side: Side = "context"
+    """Whose feature it is."""
+    transform: Literal["none", "log1p"] = "none"
+    """log1p: sign(x) log(1 + |x|), before normalisation."""
+    normalize: bool = True
+    """Off: the values are used as they are (null becomes 0)."""
+
+    @property
+    def source(self) -> str:
+        """The data column."""
+        return self.column or self.name
+
+
+def _name_only(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class FeaturesConfig(Config):
+    """All features of a run."""
+
+    tables: tuple[TableConfig, ...] = ()
+    sparse: tuple[SparseConfig, ...] = ()
+    sequences: tuple[SequenceConfig, ...] = ()
+    dense: tuple[Annotated[DenseConfig, BeforeValidator(_name_only)], ...] = Field(default=())
+    """Names, or mappings where a column needs more than its name."""
+
+    @property
+    def sequence_tables(self) -> frozenset[str]:
+        """Tables that a sequence reads: they live in the ``EmbeddingCollection`` (TorchRec cannot share one with an EBC)."""
+        return frozenset(s.table for s in self.sequences)
+
+    @property
+    def pooled(self) -> tuple[SparseConfig, ...]:
+        """Sparse features looked up in the ``EmbeddingBagCollection``, in order."""
+        return tuple(s for s in self.sparse if s.table not in self.sequence_tables)
+
+    @property
+    def unpooled(self) -> tuple[SparseConfig | SequenceConfig, ...]:
+        """Features looked up in the ``EmbeddingCollection``, in order: sparse ones on its tables, then the sequences."""
+        return (*(s for s in self.sparse if s.table in self.sequence_tables), *self.sequences)

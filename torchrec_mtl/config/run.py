@@ -1,0 +1,33 @@
+"""The whole of a run: what one YAML holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SerializeAsAny
+
+from torchrec_mtl.config.base import Config, PluginConfig
+from torchrec_mtl.config.data import DataConfig
+from torchrec_mtl.config.features import FeaturesConfig
+from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.config.training import OptimConfig, TrainConfig
+
+
+class RunConfig(Config):
+    """A run: data, features, tasks, bottom, head, gradient rule, optimizers."""
+
+    data: DataConfig
+    features: FeaturesConfig
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    """In causal order."""
+    bottom: SerializeAsAny[PluginConfig]
+    head: SerializeAsAny[PluginConfig]
+    gradient: SerializeAsAny[PluginConfig]
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run_dir: str
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in causal order."""
+        return tuple(task.name for task in self.tasks)

@@ -1,0 +1,26 @@
+"""Tasks: what is predicted, over which rows, and with which loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, SerializeAsAny
+
+from torchrec_mtl.config.base import Config, Name, PluginConfig
+
+
+class TaskConfig(Config):
+    """One task. Tasks are listed in causal order (click before purchase before amount)."""
+
+    name: Name
+    kind: Literal["binary", "regression"]
+    label: Name
+    """Column of the label: 0/1 for a binary task, a number for a regression."""
+    space: Name | None = None
+    """Column of 0/1: the task is defined where it is 1; elsewhere it has no loss, no gradient, and no metric."""
+    weight: NonNegativeFloat = 1.0
+    """Weight of the task in the sum of losses."""
+    sample_weight: Name | None = None
+    """Column of non-negative weights of the rows in this task's loss."""
+    loss: SerializeAsAny[PluginConfig]
+    """By default bce for a binary task, mse for a regression."""

@@ -1,0 +1,1 @@
+"""Parquet columns to batches."""

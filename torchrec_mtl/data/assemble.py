@@ -1,0 +1,97 @@
+"""Encoded rows to the batch that TorchRec trains on.
+
+Shapes: n real rows, B rows with padding, F features, M ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_mtl.data.batch import Batch
+from torchrec_mtl.data.rows import Ints, Rows
+
+
+def make_batch(
+    rows: Rows,
+    pooled: Sequence[str],
+    unpooled: Sequence[str],
+    *,
+    slots: Ints,
+    step: int,
+    global_size: int,
+) -> Batch:
+    """Turn rows into a batch, padded to one row for each slot.
+
+    Args:
+        rows: n real rows.
+        pooled: names of the features of ``Batch.sparse``, in order.
+        unpooled: names of the features of ``Batch.sequences``, in order.
+        slots: [B] place of each row in the global batch: the n real rows, then the padding.
+        step: number of the global batch.
+        global_size: rows of the global batch.
+
+    Returns:
+        A batch of B rows. Padding has valid 0, weight 0, zero dense values, and no ids.
+    """
+    size = len(slots)
+    valid = torch.zeros(size)
+    valid[: len(rows)] = 1.0
+    return Batch(
+        dense=_pad(rows.dense, size),
+        sparse=make_kjt(rows, pooled, size),
+        sequences=make_kjt(rows, unpooled, size),
+        labels=_pad(rows.labels, size),
+        weights=_pad(rows.weights, size),
+        valid=valid,
+        rows=torch.from_numpy(slots),
+        ids={name: _pad(values, size) for name, values in rows.ids.items()},
+        step=step,
+        global_size=global_size,
+    )
+
+
+def make_kjt(rows: Rows, keys: Sequence[str], size: int) -> KeyedJaggedTensor:
+    """Gather features into one ``KeyedJaggedTensor``; rows past the last are empty.
+
+    Args:
+        rows: n rows.
+        keys: F features, in order; none gives an empty tensor.
+        size: B, at least n.
+
+    Returns:
+        Values int64 [M] by feature then row, lengths int32 [F * B].
+    """
+    lengths = np.zeros((len(keys), size), np.int32)
+    parts = [np.zeros(0, np.int64)]
+    for i, key in enumerate(keys):
+        if key in rows.lists:
+            jagged = rows.lists[key]
+            lengths[i, : len(rows)] = jagged.lengths
+            parts.append(jagged.flat)
+        else:
+            row = rows.single_names.index(key)
+            present = None if rows.present is None else rows.present[row]
+            lengths[i, : len(rows)] = 1 if present is None else present
+            parts.append(rows.single[row] if present is None else rows.single[row][present])
+    return KeyedJaggedTensor(
+        keys=list(keys),
+        values=torch.from_numpy(np.concatenate(parts)),
+        lengths=torch.from_numpy(lengths.reshape(-1)),
+        stride=size,
+        length_per_key=[len(part) for part in parts[1:]],  # spares TorchRec a sum over lengths on the device
+    )
+
+
+def _pad(values: npt.NDArray[np.generic], size: int) -> Tensor:
+    """Return values [n, ...] with zeros up to ``size`` rows."""
+    if len(values) == size:
+        return torch.from_numpy(values)
+    padded = np.zeros((size, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return torch.from_numpy(padded)

@@ -1,0 +1,24 @@
+"""Does the data fit the config? Answered from the Parquet footers alone, before anything is built (no torch needed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.data.columns import config_columns, schema_problems
+from torchrec_mtl.data.files import DataFile
+
+
+def check_schema(files: Sequence[DataFile], config: RunConfig, *, labels: bool = True) -> list[str]:
+    """Compare the files' columns with those the config names.
+
+    Args:
+        files: opened files.
+        config: of the run.
+        labels: False for data to predict on, which needs no labels.
+
+    Returns:
+        One message a problem: a missing column, a type that does not fit, files that disagree. Empty where all is well.
+    """
+    columns = config_columns(config.data, config.features, config.tasks, labels=labels)
+    return schema_problems([(file.path, file.schema) for file in files], columns)

@@ -1,0 +1,256 @@
+"""Tables to TorchRec collections, their initialisation, and the way back from their outputs to `Features`, by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig, TableConfig
+from torchrec_mtl.data.batch import Batch
+from torchrec_mtl.features import DenseSpec, Features, FeaturesSpec, FieldSpec, Jagged
+from torchrec_mtl.noise import Noise, stable_seed
+
+# Shapes: B batch, N positions of one unpooled feature, d width of a table.
+
+Sharing = Literal["shared", "own", "both"]
+_BLOCK_ROWS = 65_536
+
+
+def table_copies(table: str, sharing: Sharing, tasks: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return (name, owning task or None) of each copy of a table: ``video`` shared, ``video@click`` of a task."""
+    shared: list[tuple[str, str | None]] = [(table, None)] if sharing != "own" else []
+    own: list[tuple[str, str | None]] = [(f"{table}@{task}", task) for task in tasks] if sharing != "shared" else []
+    return shared + own
+
+
+def features_spec(features: FeaturesConfig, sharing: Sharing, tasks: Sequence[str]) -> FeaturesSpec:
+    """Return the static description of what the tables will deliver."""
+    dims = {table.name: table.dim for table in features.tables}
+
+    def specs(feature: SparseConfig | SequenceConfig) -> list[FieldSpec]:
+        target = feature.target if isinstance(feature, SequenceConfig) else None
+        behavior = (feature.behavior or feature.name) if isinstance(feature, SequenceConfig) else None
+        length = feature.max_length if isinstance(feature, SequenceConfig) else 0
+        return [
+            FieldSpec(
+                name=_owned(feature.name, task),
+                dim=dims[feature.table],
+                side=feature.side,
+                table=copy,
+                task=task,
+                behavior=behavior,
+                target=target and _owned(target, task),
+                max_length=length,
+            )
+            for copy, task in table_copies(feature.table, sharing, tasks)
+        ]
+
+    return FeaturesSpec(
+        fields=tuple(s for f in features.sparse for s in specs(f)),
+        sequences=tuple(s for f in features.sequences for s in specs(f)),
+        dense=tuple(DenseSpec(d.name, d.side) for d in features.dense),
+    )
+
+
+def _owned(feature: str, task: str | None) -> str:
+    return feature if task is None else f"{feature}@{task}"
+
+
+class Embeddings(nn.Module):
+    """All tables of a model: one ``EmbeddingBagCollection`` and one ``EmbeddingCollection``, either may be absent.
+
+    A table that any sequence reads lives whole in the ``EmbeddingCollection``, since TorchRec cannot share a table between
+    the two.
+    """
+
+    def __init__(
+        self,
+        features: FeaturesConfig,
+        sharing: Sharing,
+        tasks: Sequence[str],
+        device: torch.device | str = "meta",
+    ) -> None:
+        """Build on ``device``; on ``meta`` for sharding."""
+        super().__init__()
+        readers: dict[str, list[str]] = {}
+        for feature in (*features.pooled, *features.unpooled):
+            readers.setdefault(feature.table, []).append(feature.name)
+        device = torch.device(device)
+        bags: list[EmbeddingBagConfig] = []
+        rows: list[EmbeddingConfig] = []
+        for table in features.tables:
+            for copy, _ in table_copies(table.name, sharing, tasks):
+                if table.name in features.sequence_tables:
+                    rows.append(EmbeddingConfig(**_common(table, copy, readers)))
+                else:
+                    bags.append(EmbeddingBagConfig(**_common(table, copy, readers), pooling=PoolingType[table.pooling.upper()]))
+        self.ebc = EmbeddingBagCollection(tables=bags, device=device) if bags else None
+        self.ec = EmbeddingCollection(tables=rows, device=device) if rows else None
+
+    def forward(self, batch: Batch) -> tuple[KeyedTensor | None, dict[str, JaggedTensor] | None]:
+        """Look up all ids of a batch. Traced by TorchRec's pipelines: no logic here."""
+        pooled = self.ebc(batch.sparse) if self.ebc is not None else None
+        unpooled = self.ec(batch.sequences) if self.ec is not None else None
+        return pooled, unpooled
+
+
+def _common(table: TableConfig, name: str, readers: Mapping[str, list[str]]) -> dict[str, object]:
+    return {
+        "name": name,
+        "embedding_dim": table.dim,
+        "num_embeddings": table.rows,
+        "feature_names": list(readers[table.name]),
+    }
+
+
+def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, seed: int) -> None:
+    """Fill every table (or this rank's shards of it) uniformly in +-init.
+
+    Rows come in blocks from a generator seeded by (seed, table, block), so that a table does not depend on the sharding plan
+    or the world size, and can be made again without a copy. Copies of a table for several tasks start equal.
+
+    Args:
+        state: state dict of the model; keys end in ``<table>.weight``.
+        features: the tables.
+        seed: seed of the run.
+    """
+    tables = {table.name: table for table in features.tables}
+    with torch.no_grad():
+        for key, value in state.items():
+            parts = key.split(".")
+            table = tables.get(parts[-2].split("@")[0]) if parts[-1] == "weight" and "embeddings" in parts else None
+            if table is None:
+                continue
+            for shard, row, column in _local_shards(value):
+                _fill(shard, row, column, table, seed)
+
+
+def _local_shards(value: object) -> list[tuple[Tensor, int, int]]:
+    """Return (tensor, first row, first column) of the parts of a sharded or plain tensor that lie on this rank."""
+    if hasattr(value, "local_shards"):
+        return [(s.tensor, *s.metadata.shard_offsets) for s in value.local_shards()]
+    if hasattr(value, "to_local"):  # DTensor of a replicated table
+        return [(value.to_local(), 0, 0)]
+    return [(cast(Tensor, value), 0, 0)]
+
+
+def _fill(shard: Tensor, row: int, column: int, table: TableConfig, seed: int) -> None:
+    bound = table.init if table.init is not None else 1 / math.sqrt(table.dim)
+    end = row + shard.shape[0]
+    for block in range(row // _BLOCK_ROWS, -(-end // _BLOCK_ROWS)):
+        first = block * _BLOCK_ROWS
+        size = min(_BLOCK_ROWS, table.rows - first)
+        generator = torch.Generator().manual_seed(stable_seed(seed, table.name, block))
+        values = torch.empty(size, table.dim).uniform_(-bound, bound, generator=generator)
+        low, high = max(row, first), min(end, first + size)
+        shard[low - row : high - row].copy_(values[low - first : high - first, column : column + shard.shape[1]])
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Outputs of the tables for one batch, before they are named.
+
+    Attributes:
+        shared: tensors of shared tables, where the tasks' gradients meet: at most one [B, P] of pooled fields, then one
+            [N, d] an unpooled feature.
+        columns: field -> (first column, width) in ``shared[0]``.
+        own: field -> [B, d] of tables that one task owns.
+        own_values: unpooled feature -> [N, d] of tables that one task owns.
+        lengths: unpooled feature -> [B].
+    """
+
+    shared: tuple[Tensor, ...]
+    columns: Mapping[str, tuple[int, int]]
+    own: Mapping[str, Tensor]
+    own_values: Mapping[str, Tensor]
+    lengths: Mapping[str, Tensor]
+
+
+class FeatureReader:
+    """Names the outputs of `Embeddings`. The one place that reads a ``KeyedTensor``: TorchRec returns it in plan order."""
+
+    def __init__(self, features: FeaturesConfig, sharing: Sharing, tasks: Sequence[str]) -> None:
+        """Work out under which key TorchRec will deliver each field."""
+        self.spec = features_spec(features, sharing, tasks)
+        self._pooling = {table.name: table.pooling for table in features.tables}
+        pooled = {f.name for f in features.pooled}
+        several = len(table_copies("", sharing, tasks)) > 1
+        self._keys = {}
+        for spec in (*self.spec.fields, *self.spec.sequences):
+            feature = spec.name.removesuffix(f"@{spec.task}") if spec.task else spec.name
+            # TorchRec adds the table's name as soon as a feature feeds two tables.
+            self._keys[spec.name] = f"{feature}@{spec.table}" if several else feature
+        self._bags = [f for f in self.spec.fields if f.name.split("@")[0] in pooled]
+        self._rows = [f for f in (*self.spec.fields, *self.spec.sequences) if f.name.split("@")[0] not in pooled]
+
+    def read(self, pooled: KeyedTensor | None, unpooled: Mapping[str, JaggedTensor] | None) -> Embedded:
+        """Take the outputs of `Embeddings` apart."""
+        shared: list[Tensor] = []
+        columns: dict[str, tuple[int, int]] = {}
+        own: dict[str, Tensor] = {}
+        if pooled is not None:
+            shared_bags = [f for f in self._bags if f.task is None]
+            if len(shared_bags) == len(self._bags):  # the usual case: no copy
+                shared.append(pooled.values())
+                offsets, widths = pooled.offset_per_key(), pooled.length_per_key()
+                places = {key: (offsets[i], widths[i]) for i, key in enumerate(pooled.keys())}
+                columns = {f.name: places[self._keys[f.name]] for f in self._bags}
+            else:
+                by_key = pooled.to_dict()
+                own = {f.name: by_key[self._keys[f.name]] for f in self._bags if f.task is not None}
+                start = 0
+                for f in shared_bags:
+                    columns[f.name] = (start, f.dim)
+                    start += f.dim
+                if shared_bags:
+                    shared.append(torch.cat([by_key[self._keys[f.name]] for f in shared_bags], dim=1))
+        jagged = {f.name: (unpooled or {})[self._keys[f.name]] for f in self._rows}
+        shared += [jagged[f.name].values() for f in self._rows if f.task is None]
+        return Embedded(
+            shared=tuple(shared),
+            columns=columns,
+            own=own,
+            own_values={f.name: jagged[f.name].values() for f in self._rows if f.task is not None},
+            lengths={name: value.lengths() for name, value in jagged.items()},
+        )
+
+    def features(self, embedded: Embedded, batch: Batch, seed: int, shared: Sequence[Tensor] | None = None) -> Features:
+        """Return the named features.
+
+        Args:
+            embedded: from ``read``.
+            batch: the batch that was looked up.
+            seed: of the run, for noise.
+            shared: in place of ``embedded.shared``: one task's view of it.
+        """
+        shared = embedded.shared if shared is None else shared
+        values = dict(embedded.own_values)
+        first = 1 if embedded.columns else 0
+        values.update(zip((f.name for f in self._rows if f.task is None), shared[first:], strict=True))
+        fields = dict(embedded.own)
+        fields.update({name: shared[0].narrow(1, *place) for name, place in embedded.columns.items()})
+        jagged = {name: Jagged(value, embedded.lengths[name]) for name, value in values.items()}
+        for f in self.spec.fields:
+            if f.name in jagged:
+                fields[f.name] = jagged[f.name].pooled(self._pooling[f.table.split("@")[0]])
+        return Features(
+            fields=fields,
+            sequences={s.name: jagged[s.name] for s in self.spec.sequences},
+            dense=batch.dense,
+            spec=self.spec,
+            noise=Noise(seed, batch.step, batch.rows, batch.global_size),
+            valid=batch.valid,
+        )
+
+
+def detached(embedded: Embedded) -> Embedded:
+    """Return the same outputs cut from the tables, for tests of the boundary."""
+    return dataclasses.replace(embedded, shared=tuple(t.detach().requires_grad_() for t in embedded.shared))

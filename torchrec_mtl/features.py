@@ -1,0 +1,148 @@
+"""What a bottom reads: the embeddings of one batch, by name, and the static description of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchrec_mtl.config.features import Side
+from torchrec_mtl.noise import Noise
+
+# Shapes: B batch, N positions of all sequences of the batch together, D0 dense columns, d width of a table.
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One pooled field or sequence.
+
+    Attributes:
+        name: the feature's name; ``feature@task`` where the table belongs to one task.
+        dim: d.
+        side: user, item, or context.
+        table: the table it reads.
+        task: the task that owns the table, or None where it is shared.
+        behavior: type of behaviour; None for a pooled field.
+        target: pooled field of the scored item, for sequences.
+        max_length: longest sequence; 0 for a pooled field.
+    """
+
+    name: str
+    dim: int
+    side: Side
+    table: str
+    task: str | None = None
+    behavior: str | None = None
+    target: str | None = None
+    max_length: int = 0
+
+
+@dataclass(frozen=True)
+class DenseSpec:
+    """One dense column."""
+
+    name: str
+    side: Side
+
+
+@dataclass(frozen=True)
+class FeaturesSpec:
+    """Static description of `Features`; the order of the tuples is the order of the config."""
+
+    fields: tuple[FieldSpec, ...]
+    sequences: tuple[FieldSpec, ...]
+    dense: tuple[DenseSpec, ...]
+
+    def select(
+        self, *, names: Collection[str] | None = None, side: Side | None = None, task: str | None = None
+    ) -> FeaturesSpec:
+        """Keep what is named, on this side, and, with ``task``, what that task owns under its plain feature name."""
+
+        def keep(spec: FieldSpec) -> bool:
+            named = names is None or spec.name in names
+            return named and (side is None or spec.side == side) and (task is None or spec.task == task)
+
+        return FeaturesSpec(
+            fields=tuple(_plain(f, task) for f in self.fields if keep(f)),
+            sequences=tuple(_plain(s, task) for s in self.sequences if keep(s)),
+            dense=tuple(
+                d for d in self.dense if (names is None or d.name in names) and (side is None or d.side == side)
+            ),
+        )
+
+
+def _plain(spec: FieldSpec, task: str | None) -> FieldSpec:
+    if task is None:
+        return spec
+    target = spec.target and spec.target.removesuffix(f"@{task}")
+    return dataclasses.replace(spec, name=spec.name.removesuffix(f"@{task}"), target=target)
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """Sequences of different lengths, laid end to end.
+
+    Attributes:
+        values: [N, d].
+        lengths: [B].
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    def pooled(self, how: str) -> Tensor:
+        """Return [B, d]: ``sum`` or ``mean`` over each sequence; zeros for an empty one."""
+        num_rows = self.lengths.numel()
+        rows = torch.repeat_interleave(
+            torch.arange(num_rows, device=self.values.device), self.lengths.long(), output_size=self.values.shape[0]
+        )
+        total = self.values.new_zeros(num_rows, self.values.shape[1]).index_add(0, rows, self.values)
+        if how == "sum":
+            return total
+        return total / self.lengths.clamp_min(1).to(total.dtype).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embeddings of one batch, read by key, never by position.
+
+    Attributes:
+        fields: name -> [B, d].
+        sequences: name -> jagged [N, d].
+        dense: [B, D0].
+        spec: static description.
+        noise: source of random numbers that agree over ranks; None outside our trainer (torch's own generator is used).
+        valid: [B], 1 for a row of data, 0 for padding; None: all rows are data.
+    """
+
+    fields: Mapping[str, Tensor]
+    sequences: Mapping[str, Jagged]
+    dense: Tensor
+    spec: FeaturesSpec
+    noise: Noise | None = None
+    valid: Tensor | None = None
+
+    def select(
+        self, *, names: Collection[str] | None = None, side: Side | None = None, task: str | None = None
+    ) -> Features:
+        """Return the named features, those of one side, or those whose tables one task owns.
+
+        Args:
+            names: fields, sequences, and dense columns to keep.
+            side: user, item, or context.
+            task: keep what this task owns, under the plain feature names; dense columns stay.
+        """
+        spec = self.spec.select(names=names, side=side, task=task)
+        suffix = f"@{task}" if task is not None else ""
+        columns = [i for i, d in enumerate(self.spec.dense) if d in spec.dense]
+        dense = self.dense if len(columns) == len(self.spec.dense) else self.dense[:, columns]
+        return dataclasses.replace(
+            self,
+            fields={f.name: self.fields[f.name + suffix] for f in spec.fields},
+            sequences={s.name: self.sequences[s.name + suffix] for s in spec.sequences},
+            dense=dense,
+            spec=spec,
+        )

@@ -1,0 +1,1 @@
+"""Gradient rules: how the tasks' gradients meet at the boundary."""

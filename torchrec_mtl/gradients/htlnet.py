@@ -1,0 +1,90 @@
+"""HTLNet's gradient adjustment: the core's gradient corrects the others and is never changed (arXiv 2403.17442, Eq. 16, 17)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from torchrec_mtl.config.base import Name, did_you_mean
+from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.gradients.base import RuleConfig
+
+_TINY = 1e-24
+
+
+class HTLNetRule:
+    """Direction, then magnitude, of each preceding task's gradient, both relative to the core's.
+
+    For each task t but the core: where ``<G_t, G_core> < 0``, ``G_t -= alpha <G_t, G_core> / |G_core|^2 G_core`` (Eq. 16);
+    then ``G_t = gamma w G_t + (1 - gamma) G_t`` with ``w = clip(|G_core| / |G_t|, 1 / C, C)`` (Eq. 17). The combined gradient
+    is ``G_core + sum_t G_t``: linear in the tasks' gradients, so the Gramian is all it takes.
+
+    Args:
+        config: options.
+        tasks: names, in causal order.
+
+    Example:
+        >>> rule = HTLNetRule(HTLNetRule.Config(core="watch", alpha=1.0, gamma=0.0), ["click", "watch"])
+        >>> rule.weights(torch.tensor([[[4.0, -1.0], [-1.0, 1.0]]]), torch.zeros(2))  # the core weighs 1 + 1
+        tensor([[1., 2.]])
+    """
+
+    needs = "gramian"
+
+    class Config(RuleConfig):
+        """Options of ``gradient: {type: htlnet}``."""
+
+        type: str = "htlnet"
+        core: Name
+        """The regression task on which the rule is registered."""
+        alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+        """Strength of the direction step; 1 projects onto the normal plane of the core's gradient, 0 is off."""
+        gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
+        """Strength of the magnitude step; 0 is off."""
+        clip: Annotated[float, Field(ge=1)] = 10.0
+        """C."""
+        clip_two_sided: bool = True
+        """Off: only from above."""
+        norm_source: Literal["projected", "raw"] = "projected"
+        """Norm of the task's gradient in Eq. 17: after the direction step, or before it."""
+
+        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
+            """The core must be a regression among at least two tasks."""
+            kinds = {task.name: task.kind for task in tasks}
+            if self.core not in kinds:
+                return [f"core: no task '{self.core}'.{did_you_mean(self.core, kinds)}"]
+            if kinds[self.core] != "regression":
+                return [f"core: '{self.core}' is a binary task; the rule is registered on the regression task"]
+            if len(kinds) < 2:
+                return ["a gradient rule needs two tasks or more, found one; use gradient: {type: sum}"]
+            if self.alpha == 0 and self.gamma == 0:
+                return ["alpha and gamma are both 0, so the rule does nothing; use gradient: {type: sum}"]
+            return []
+
+    def __init__(self, config: Config, tasks: Sequence[str]) -> None:
+        """See the class."""
+        self.config = config
+        self.core = list(tasks).index(config.core)
+
+    def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
+        """Return [G, K] from the Gramian [G, K, K]."""
+        assert gramian is not None
+        c = self.config
+        dot, norm2 = gramian[:, :, self.core], torch.diagonal(gramian, dim1=1, dim2=2)
+        core2 = norm2[:, self.core].unsqueeze(1)
+        # A core or a task without gradient (no valid row in the batch) is left alone.
+        acts = (core2 > _TINY) & (norm2 > _TINY)
+        removed = torch.where(acts & (dot < 0), c.alpha * dot / core2.clamp_min(_TINY), 0.0)
+        projected2 = norm2 - 2 * removed * dot + removed.square() * core2
+        task2 = projected2 if c.norm_source == "projected" else norm2
+        ratio = (core2 / task2.clamp_min(_TINY)).sqrt().clamp(1 / c.clip if c.clip_two_sided else 0.0, c.clip)
+        scale = torch.where(acts, c.gamma * ratio + 1 - c.gamma, 1.0)
+        others = torch.ones_like(scale)
+        others[:, self.core] = 0.0
+        weights = scale * others
+        weights[:, self.core] = 1 - (scale * removed * others).sum(1)
+        return weights

@@ -1,0 +1,1 @@
+"""Heads: a representation to one logit (or more) a task."""

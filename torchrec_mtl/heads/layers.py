@@ -1,0 +1,145 @@
+"""Layers of towers: plain ones, and K of them in one batched product; norms that are equal on all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_mtl.collectives import differentiable_all_sum
+
+# Shapes: B batch, K towers, I input width, H output width.
+
+Norm = Literal["none", "batch", "layer"]
+
+
+class GlobalBatchNorm(nn.Module):
+    """Batch norm whose statistics are over the rows of ALL ranks, padding left out.
+
+    ``torch.nn.SyncBatchNorm`` refuses CPU, and TorchRec's data parallel does not broadcast buffers, so that plain running
+    means would drift apart between ranks.
+
+    Args:
+        num_features: H.
+        num_towers: K where the input is [K, B, H] and each tower has statistics of its own; None for [..., B, H].
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, num_towers: int | None = None, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        """See the class."""
+        super().__init__()
+        self.stacked, self.eps, self.momentum = num_towers is not None, eps, momentum
+        shape = (num_features,) if num_towers is None else (num_towers, 1, num_features)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Normalise.
+
+        Args:
+            x: [K, B, H] with ``num_towers``, else [..., B, H].
+            valid: [B], 1 for rows that count.
+        """
+        if not self.training:
+            return self._scaled(x, self.running_mean, self.running_var)
+        mean, var, count = self._statistics(x, valid)
+        with torch.no_grad():
+            unbiased = var * count / (count - 1).clamp_min(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        return self._scaled(x, mean, var)
+
+    def _scaled(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return (x - mean) * (torch.rsqrt(var + self.eps) * self.weight) + self.bias
+
+    def _statistics(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        rows = x.new_ones(x.shape[-2]) if valid is None else valid
+        w = rows.unsqueeze(-1)
+        dims = [-2] if self.stacked else list(range(x.dim() - 1))
+        repeats = 1 if self.stacked else math.prod(x.shape[:-2])
+        total = (x * w).sum(dims, keepdim=self.stacked)
+        sums = differentiable_all_sum(torch.cat([total.flatten(), (rows.sum() * repeats).reshape(1)]))
+        count = sums[-1].clamp_min(1)
+        mean = sums[:-1].view_as(total) / count
+        # A second collective: the one-pass formula E[x^2] - E[x]^2 loses all digits where the mean is large.
+        var = differentiable_all_sum(((x - mean).square() * w).sum(dims, keepdim=self.stacked)) / count
+        return mean, var, count.detach()
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last dimension, with weights per tower; takes and ignores ``valid`` as batch norm takes it."""
+
+    def __init__(self, num_features: int, num_towers: int | None = None) -> None:
+        """See the class."""
+        super().__init__()
+        shape = (num_features,) if num_towers is None else (num_towers, 1, num_features)
+        self.num_features = num_features
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Normalise x [..., H]."""
+        return nn.functional.layer_norm(x, (self.num_features,)) * self.weight + self.bias
+
+
+def make_norm(kind: Norm, num_features: int, num_towers: int | None = None) -> GlobalBatchNorm | LayerNorm | None:
+    """Return the norm layer, or None."""
+    if kind == "batch":
+        return GlobalBatchNorm(num_features, num_towers)
+    return LayerNorm(num_features, num_towers) if kind == "layer" else None
+
+
+class StackedLinear(nn.Module):
+    """K linear maps in one batched product: [K, B, I] to [K, B, H], each initialised as ``nn.Linear``."""
+
+    def __init__(self, num_towers: int, in_features: int, out_features: int) -> None:
+        """See the class."""
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(num_towers, in_features, out_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_towers, 1, out_features).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [K, B, H]."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class MLP(nn.Module):
+    """Layers of linear, norm, ReLU.
+
+    Args:
+        in_features: I.
+        sizes: widths of the layers; none makes the identity.
+        norm: none, batch (over all ranks), or layer.
+        num_towers: K for K towers in one batched product on [K, B, I]; None for one on [..., B, I].
+    """
+
+    def __init__(
+        self, in_features: int, sizes: Sequence[int], *, norm: Norm = "none", num_towers: int | None = None
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        widths = [in_features, *sizes]
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.linears = nn.ModuleList(
+            nn.Linear(i, o) if num_towers is None else StackedLinear(num_towers, i, o) for i, o in pairs
+        )
+        norms = [make_norm(norm, o, num_towers) for o in sizes]
+        self.norms = nn.ModuleList(n for n in norms if n is not None)
+        self.out_features = widths[-1]
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Return [..., B, H]; ``valid`` [B] tells batch norm which rows count."""
+        for i, linear in enumerate(self.linears):
+            x = linear(x)
+            if len(self.norms):
+                x = cast(Tensor, self.norms[i](x, valid))
+            x = torch.relu(x)
+        return x

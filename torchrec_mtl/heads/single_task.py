@@ -1,0 +1,45 @@
+"""Single-task models side by side: nothing is shared, tables included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import PositiveInt
+
+from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, split_logits
+from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
+
+
+class SingleTask(Head):
+    """A tower a task on embedding tables of the task's own: the same as K models trained apart, in one run."""
+
+    tables = "own"
+
+    class Config(HeadConfig):
+        """Options of ``head: {type: single_task}``."""
+
+        type: str = "single_task"
+        tower: tuple[PositiveInt, ...] = (256, 128, 64)
+        """Widths of each task's layers."""
+        norm: Norm = "none"
+
+    def __init__(
+        self, in_features: int, outputs: Mapping[str, int] | Sequence[str], config: Config | None = None
+    ) -> None:
+        """See `Head`."""
+        config = config or self.Config()
+        super().__init__(in_features, outputs, config)
+        self.towers = MLP(in_features, config.tower, norm=config.norm, num_towers=self.num_tasks)
+        self.last = StackedLinear(self.num_tasks, self.towers.out_features, max(self.outputs.values()))
+
+    @property
+    def isolates_tasks(self) -> bool:
+        """True: nothing is shared."""
+        return True
+
+    def forward(self, representation: Representation) -> HeadOutput:
+        """Return one logit a task (or as many as its loss needs)."""
+        stacked = representation.stacked(self.num_tasks).transpose(0, 1)
+        hidden = self.towers(stacked, representation.valid)
+        return HeadOutput(logits=split_logits(self.last(hidden), self.outputs))

@@ -1,0 +1,1 @@
+"""The trainer and what it needs: processes, sharding, optimizers, checkpoints, evaluation, metrics, sinks."""

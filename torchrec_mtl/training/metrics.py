@@ -1,0 +1,298 @@
+"""Exact evaluation metrics on whole arrays: one pass over all rows, nothing averaged over batches or ranks.
+
+A metric that its rows do not define (no rows, one class only, a constant label) is nan, and so is every metric of
+predictions that are not all finite: a diverged task shows in the table and stops nothing. Everything is float64.
+"""
+
+# mypy: disable-error-code="import-untyped,no-untyped-call"
+from collections.abc import Callable
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr
+from scipy.stats import rankdata, spearmanr
+
+Vector = NDArray[np.float64]
+
+_CLIP: Final = 1e-7
+_ECE_BINS: Final = 15
+_BINARY: Final = ("auc", "logloss", "ne", "calibration", "ece")
+_REGRESSION: Final = ("rmse", "mae", "nrmse", "nmae", "spearman", "gini", "calibration")
+
+
+def task_metrics(
+    kind: Literal["binary", "regression"],
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    weights: ArrayLike,
+    groups: ArrayLike | None = None,
+) -> dict[str, float]:
+    """Computes the metrics of one task on the rows that belong to its space.
+
+    Args:
+        kind: The task's kind.
+        labels: [N]; may be nan where the weight is 0.
+        predictions: [N], on the label's scale (a probability for a binary task).
+        weights: [N]; 0 marks padding and rows outside the task's space. Other weights all count as 1.
+        groups: [N], the group of each row for `gauc`, of any sortable type. Only binary tasks use it.
+
+    Returns:
+        `count`, the number of rows kept, and the metrics of `binary_metrics` or `regression_metrics`.
+
+    Example:
+        >>> task_metrics("regression", [1, 3, 9], [2, 3, 0], [1, 1, 0])["rmse"] ** 2
+        0.5000000000000001
+    """
+    kept = np.asarray(weights) != 0
+    y, p = _columns(labels, predictions)
+    _check_length("weights", kept, y)
+    y, p = y[kept], p[kept]
+    count = {"count": float(y.size)}
+    if kind == "regression":
+        return count | regression_metrics(y, p)
+    if kind != "binary":
+        raise ValueError(f"unknown task kind: found {kind!r}, expected 'binary' or 'regression'")
+    if groups is None:
+        return count | binary_metrics(y, p)
+    group = np.asarray(groups)
+    _check_length("groups", group, kept)
+    return count | binary_metrics(y, p, groups=group[kept])
+
+
+def binary_metrics(labels: ArrayLike, predictions: ArrayLike, *, groups: ArrayLike | None = None) -> dict[str, float]:
+    """Computes the metrics of a binary task.
+
+    Args:
+        labels: [N], 0 or 1.
+        predictions: [N], probabilities.
+        groups: [N], of any sortable type; adds `gauc`.
+
+    Returns:
+        `auc`; `logloss`, with probabilities clipped to [1e-7, 1 - 1e-7]; `ne`, the logloss divided by the entropy of
+        the base rate; `calibration`, the sum of predictions over the sum of labels; `ece`; and `gauc` with groups.
+    """
+    y, p = _columns(labels, predictions)
+    names = _BINARY if groups is None else (*_BINARY, "gauc")
+    if _undefined(p):
+        return dict.fromkeys(names, np.nan)
+    _check_binary(y)
+    _check_probabilities(p)
+    logloss = -float(np.log(np.clip(np.where(y == 1, p, 1 - p), _CLIP, 1 - _CLIP)).mean())
+    base_rate = y.mean()
+    metrics = {
+        "auc": auc(y, p),
+        "logloss": logloss,
+        "ne": _ratio(logloss, entr(base_rate) + entr(1 - base_rate)),
+        "calibration": _ratio(p.sum(), y.sum()),
+        "ece": ece(y, p),
+    }
+    return metrics if groups is None else metrics | {"gauc": gauc(y, p, groups)}
+
+
+def regression_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
+    """Computes the metrics of a regression task.
+
+    Args:
+        labels: [N].
+        predictions: [N], on the label's scale.
+
+    Returns:
+        `rmse`; `mae`; `nrmse`, the rmse over the labels' standard deviation (1 for their mean); `nmae`, the mae over
+        the size of the labels' mean; `spearman`, with average ranks; `gini`; `calibration`, the sum of predictions
+        over the sum of labels.
+    """
+    y, p = _columns(labels, predictions)
+    if _undefined(p):
+        return dict.fromkeys(_REGRESSION, np.nan)
+    _check_finite(y)
+    rmse = float(np.sqrt(np.square(p - y).mean()))
+    mae = float(np.abs(p - y).mean())
+    return {
+        "rmse": rmse,
+        "mae": mae,
+        "nrmse": np.nan if _constant(y) else _ratio(rmse, y.std()),
+        "nmae": _ratio(mae, abs(y.mean())),
+        "spearman": np.nan if _constant(y) or _constant(p) else float(spearmanr(y, p).statistic),
+        "gini": gini(y, p),
+        "calibration": _ratio(p.sum(), y.sum()),
+    }
+
+
+def bootstrap_interval(
+    metric_fn: Callable[[Vector, Vector], float],
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Returns the percentile bootstrap interval of a metric, rows resampled with replacement.
+
+    Resamples where the metric is nan are left out (`scipy.stats.bootstrap` would make the whole interval nan, and
+    holds all resamples in memory at once).
+
+    Args:
+        metric_fn: Maps labels [N] and predictions [N] to a number, for example `auc` or `gini`.
+        labels: [N].
+        predictions: [N].
+        resamples: How many resamples to draw.
+        level: The interval's coverage, between 0 and 1.
+        seed: Seed of the resampling.
+
+    Returns:
+        The lower and the upper bound; nan where no resample defines the metric.
+    """
+    if resamples < 1:
+        raise ValueError(f"a bootstrap needs resamples: found resamples={resamples}, pass at least 1")
+    if not 0 < level < 1:
+        raise ValueError(f"an interval's level is a fraction: found level={level}, pass a number between 0 and 1")
+    y, p = _columns(labels, predictions)
+    if not y.size:
+        return np.nan, np.nan
+    generator = np.random.default_rng(seed)
+    draws = (generator.integers(y.size, size=y.size) for _ in range(resamples))
+    values = np.array([metric_fn(y[rows], p[rows]) for rows in draws], dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return np.nan, np.nan
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def auc(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Returns the chance that a positive row scores above a negative one, ties counting half; nan with one class."""
+    y, p = _columns(labels, predictions)
+    _check_binary(y)
+    num_positives = y.sum()
+    num_pairs = num_positives * (y.size - num_positives)
+    if num_pairs == 0 or _undefined(p):
+        return np.nan
+    rank_sum = rankdata(p)[y == 1].sum()
+    return float((rank_sum - num_positives * (num_positives + 1) / 2) / num_pairs)
+
+
+def gauc(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> float:
+    """Returns the mean AUC within groups, weighted by their rows, over the groups that have both classes.
+
+    Args:
+        labels: [N], 0 or 1.
+        predictions: [N].
+        groups: [N], of any sortable type.
+
+    Returns:
+        The grouped AUC; nan where no group has both classes.
+    """
+    y, p = _columns(labels, predictions)
+    group = np.asarray(groups)
+    _check_length("groups", group, y)
+    _check_binary(y)
+    if _undefined(p):
+        return np.nan
+    group = np.unique(group, return_inverse=True)[1]
+    order = np.lexsort((p, group))
+    y, p, group = y[order], p[order], group[order]
+
+    is_group_start = np.diff(group, prepend=-1) != 0
+    is_tie_start = is_group_start | np.append(True, p[1:] != p[:-1])
+    group_starts, tie_starts = np.flatnonzero(is_group_start), np.flatnonzero(is_tie_start)
+    tie_sizes = np.diff(tie_starts, append=y.size)
+    ranks = np.repeat(tie_starts + (tie_sizes + 1) / 2, tie_sizes)  # from 1, over all groups laid end to end
+
+    num_rows = np.diff(group_starts, append=y.size)
+    num_positives = np.add.reduceat(y, group_starts)
+    rank_sums = np.add.reduceat(y * ranks, group_starts) - num_positives * group_starts
+    num_pairs = num_positives * (num_rows - num_positives)
+    mixed = num_pairs > 0
+    if not mixed.any():
+        return np.nan
+    wins = (rank_sums - num_positives * (num_positives + 1) / 2)[mixed]
+    return float(np.average(wins / num_pairs[mixed], weights=num_rows[mixed]))
+
+
+def ece(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Returns the expected calibration error: mean |mean prediction - mean label| over 15 bins of equal width.
+
+    Bins are weighted by their rows, empty ones count for nothing. With rare positives nearly all rows fall into the
+    first bin, and the figure says little more than `calibration` does.
+    """
+    y, p = _columns(labels, predictions)
+    if _undefined(p):
+        return np.nan
+    _check_binary(y)
+    _check_probabilities(p)
+    bins = np.minimum((p * _ECE_BINS).astype(np.int64), _ECE_BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=p - y)).sum() / y.size)
+
+
+def gini(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Returns the normalised Gini coefficient: 1 for the labels' order, 0 for constant predictions, -1 reversed.
+
+    With rows sorted by prediction, largest first, and `c_i` the cumulative share of the label, it is the area between
+    `c` and the diagonal over the same area in the labels' own order. The area of one ranking is linear in the ranks,
+    so it is computed as a ratio of covariances of label and rank. Tied predictions take their average rank, which is
+    the mean over all orders of the tied rows: the value does not depend on the order of the input. The areas are
+    trapezoids; the cruder `2 * mean(c) - 1` adds 1 / N to both, and gives constant predictions a little credit.
+
+    Args:
+        labels: [N], of any sign.
+        predictions: [N].
+
+    Returns:
+        The coefficient; nan where all labels are equal.
+    """
+    y, p = _columns(labels, predictions)
+    if _undefined(p) or _constant(y):
+        return np.nan
+    deviation = y - y.mean()
+    return _ratio(rankdata(p) @ deviation, rankdata(y) @ deviation)
+
+
+def _columns(labels: ArrayLike, predictions: ArrayLike) -> tuple[Vector, Vector]:
+    y, p = np.asarray(labels, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    if y.ndim != 1:
+        raise ValueError(f"labels must be one column: found shape {y.shape}, pass one task's labels as [N]")
+    _check_length("predictions", p, y)
+    return y, p
+
+
+def _check_length(name: str, column: NDArray[np.generic], reference: NDArray[np.generic]) -> None:
+    if column.shape != reference.shape:
+        raise ValueError(
+            f"{name} must go row by row with the labels: found shapes {column.shape} and {reference.shape}"
+        )
+
+
+def _check_binary(y: Vector) -> None:
+    wrong = y[(y != 0) & (y != 1)]
+    if wrong.size:
+        raise ValueError(
+            f"labels of a binary task must be 0 or 1: found {wrong[0]:g} ({wrong.size} of {y.size} rows); "
+            "give rows outside the task's space weight 0, or make it a regression task"
+        )
+
+
+def _check_probabilities(p: Vector) -> None:
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError(
+            f"predictions of a binary task must be probabilities: found {p.min():g} to {p.max():g}, apply the sigmoid"
+        )
+
+
+def _check_finite(y: Vector) -> None:
+    num_wrong = int((~np.isfinite(y)).sum())
+    if num_wrong:
+        raise ValueError(f"labels must be finite: found {num_wrong} nan or inf of {y.size} rows, give them weight 0")
+
+
+def _undefined(p: Vector) -> bool:
+    return p.size == 0 or not bool(np.isfinite(p).all())
+
+
+def _constant(values: Vector) -> bool:
+    return bool(values.min() == values.max())
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator != 0 else np.nan

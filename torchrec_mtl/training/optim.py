@@ -1,0 +1,106 @@
+"""Optimizers of tables and dense part, and schedules as functions of the step: nothing to save, nothing to resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torchrec
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from torchrec_mtl.config.training import DenseOptimConfig, ScheduleConfig, SparseOptimConfig
+
+_SPARSE: dict[str, type[torch.optim.Optimizer]] = {
+    "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
+_DENSE: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
+
+
+def schedule_factor(schedule: ScheduleConfig, step: int, total: int) -> float:
+    """Return the factor on the learning rates at ``step`` (from 0) of ``total``."""
+    warmup = schedule.warmup * total
+    if step < warmup:
+        return (step + 1) / math.ceil(warmup)
+    done = (step - warmup) / max(total - 1 - warmup, 1)
+    if schedule.type == "cosine":
+        return schedule.end + (1 - schedule.end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if schedule.type == "step":
+        return schedule.factor ** math.floor(step / total / schedule.every) if schedule.every > 0 else 1.0
+    return 1.0
+
+
+def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseOptimConfig) -> None:
+    """Have the tables' optimizer applied in backward; call before sharding."""
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.type != "sgd":
+        options["eps"] = config.eps
+    apply_optimizer_in_backward(_SPARSE[config.type], list(tables), options)
+
+
+class Optimizers:
+    """Both optimizers of a sharded model, and their learning rates.
+
+    Args:
+        model: the sharded model.
+        dense: options of the dense part.
+        sparse_lr: base learning rate of the tables.
+    """
+
+    def __init__(self, model: DistributedModelParallel, dense: DenseOptimConfig, sparse_lr: float) -> None:
+        parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+        wrapped = KeyedOptimizerWrapper(
+            parameters, lambda p: _DENSE[dense.type](p, lr=dense.lr, weight_decay=dense.weight_decay)
+        )
+        _materialise_state(wrapped)
+        self._base = [(wrapped, dense.lr), (model.fused_optimizer, sparse_lr)]
+        stepped: KeyedOptimizer = wrapped
+        if dense.clip_norm is not None:
+            stepped = GradientClippingOptimizer(wrapped, clipping=GradientClipping.NORM, max_gradient=dense.clip_norm)
+        self.combined = CombinedOptimizer([model.fused_optimizer, stepped])
+        self._saved = CombinedOptimizer([model.fused_optimizer, wrapped])
+
+    def set_factor(self, factor: float) -> None:
+        """Set both learning rates to ``factor`` times their base; the fused kernels take theirs at ``zero_grad``."""
+        for optimizer, base in self._base:
+            for group in optimizer.param_groups:
+                group["lr"] = base * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state by parameter name; learning rates are functions of the step and not part of it."""
+        return {"state": self._saved.state_dict()["state"]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load what ``state_dict`` returned."""
+        self._saved.load_state_dict({**self._saved.state_dict(), "state": state["state"]})
+
+
+def _materialise_state(optimizer: KeyedOptimizer) -> None:
+    """Make the state tensors exist, as zeros: a checkpoint loads into tensors that are there.
+
+    ``init_state`` takes a real step on zero gradients: AdamW would move the weights, Adam's step count would be 1.
+    """
+    weights = {name: p.detach().clone() for name, p in optimizer.params.items()}
+    optimizer.init_state()
+    with torch.no_grad():
+        for name, p in optimizer.params.items():
+            p.copy_(weights[name])
+            p.grad = None
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()

@@ -1,0 +1,159 @@
+"""A config made live: encoder, sharded model, optimizers, pipeline. Training, evaluation, and prediction start from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+
+from torchrec_mtl.collectives import rank, world_size
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.data.batch import Batch
+from torchrec_mtl.data.encode import Encoder
+from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.prefetch import prefetch
+from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.data.statistics import Statistics
+from torchrec_mtl.losses.base import LabelScale
+from torchrec_mtl.model import Objective, StepOutput, build_model
+from torchrec_mtl.training.checkpoint import Checkpoints
+from torchrec_mtl.training.evaluation import Evaluation, evaluate
+from torchrec_mtl.training.optim import Optimizers
+from torchrec_mtl.training.sharding import shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a run needs on one rank.
+
+    Attributes:
+        config: the run.
+        device: of this rank.
+        encoder: columns to batches.
+        model: sharded.
+        objective: its dense part.
+        optimizers: of tables and dense part.
+        sparse_dist: ``TrainPipelineSparseDist``, or None where the base pipeline is used.
+    """
+
+    config: RunConfig
+    device: torch.device
+    encoder: Encoder
+    model: DistributedModelParallel
+    objective: Objective
+    optimizers: Optimizers
+    sparse_dist: TrainPipelineSparseDist[Batch, StepOutput] | None
+
+    def reader(self, files: Sequence[DataFile], *, train: bool) -> ParquetReader:
+        """Return a reader of this rank's share; evaluation reads in file order."""
+        data = self.config.data
+        return ParquetReader(
+            files,
+            self.encoder,
+            batch_size=data.batch_size if train else data.eval_batch_size or 4 * data.batch_size,
+            streams=data.streams,
+            window=data.window,
+            shuffle=train and data.shuffle,
+            seed=self.config.train.seed,
+            rank=rank(),
+            world_size=world_size(),
+        )
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
+        """Put batches through the pipeline: training steps in train mode, forward passes in evaluation mode.
+
+        The pipeline looks ahead, so ``batches`` must end where the mode is to change.
+        """
+        # The base pipeline cannot be used again after its data ended; a new one costs nothing.
+        pipeline = self.sparse_dist or TrainPipelineBase(self.model, self.optimizers.combined, self.device)
+        while True:
+            try:
+                yield pipeline.progress(batches)
+            except StopIteration:
+                return
+
+    def evaluate(self, files: Sequence[DataFile]) -> Evaluation:
+        """Compute exact metrics over all ranks; the model is left in train mode."""
+        self.model.eval()
+        batches = prefetch(self.reader(files, train=False).epoch(0), self.config.data.prefetch)
+        try:
+            with torch.no_grad():
+                return evaluate(self.run(batches), self.config.tasks)
+        finally:
+            batches.close()
+            self.model.train()
+
+    def tensors(self) -> dict[str, Any]:
+        """Return all state of a checkpoint that is tensors."""
+        rng = {f"cpu_rank{rank()}": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng[f"cuda_rank{rank()}"] = torch.cuda.get_rng_state(self.device)
+        return {"model": self.model.state_dict(), "optim": self.optimizers.state_dict(), "rng": rng}
+
+    def restore(self, checkpoints: Checkpoints, which: str, *, weights_only: bool = False) -> None:
+        """Load the ``latest`` or ``best`` checkpoint; with ``weights_only`` leave optimizers and RNG alone."""
+        tensors = self.tensors()
+        if weights_only:
+            tensors = {"model": tensors["model"]}
+        checkpoints.load(tensors, which)
+        self.model.load_state_dict(tensors["model"])
+        if weights_only:
+            return
+        self.optimizers.load_state_dict(tensors["optim"])
+        torch.set_rng_state(tensors["rng"][f"cpu_rank{rank()}"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng"][f"cuda_rank{rank()}"], self.device)
+
+
+def open_session(config: RunConfig, statistics: Statistics, device: torch.device, *, labels: bool = True) -> Session:
+    """Build, shard, and initialise everything of a run.
+
+    Args:
+        config: the run.
+        statistics: of its training data.
+        device: of this rank.
+        labels: False where data without labels is read.
+
+    Raises:
+        ValueError: the world size does not fit the batch, or the planner finds no plan.
+    """
+    streams = config.data.streams
+    if streams % dist.get_world_size():
+        fits = ", ".join(str(n) for n in range(1, streams + 1) if streams % n == 0)
+        raise ValueError(
+            f"{dist.get_world_size()} ranks do not divide data.streams = {streams}; use {fits} ranks, or set data.streams "
+            "to a multiple of the ranks (this changes the order of samples)"
+        )
+    scales = {name: LabelScale(s.mean, s.std) for name, s in statistics.labels.items()}
+    model = build_model(config, scales, device=device)
+    objective = model.objective
+    several = len(objective.head.phases(config.train.epochs)) > 1
+    sharded = shard(model, config, device, static_graph=not several)
+    sharded.train()
+    optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr)
+    return Session(
+        config=config,
+        device=device,
+        encoder=Encoder(config.data, config.features, config.tasks, statistics, labels=labels),
+        model=sharded,
+        objective=objective,
+        optimizers=optimizers,
+        sparse_dist=TrainPipelineSparseDist(sharded, cast(Any, optimizers.combined), device) if _overlaps(config, device) else None,
+    )
+
+
+def _overlaps(config: RunConfig, device: torch.device) -> bool:
+    if config.train.pipeline != "auto":
+        return config.train.pipeline == "sparse_dist"
+    return device.type == "cuda" or dist.get_world_size() > 1
+
+
+def take(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """Return the next ``count`` batches only, so that a pipeline drains after them and the rest stays in place."""
+    return itertools.islice(batches, count)

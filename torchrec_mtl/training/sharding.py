@@ -1,0 +1,85 @@
+"""The planner's plan, `DistributedModelParallel`, and initial values that do not depend on either."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import KernelConfig, ParameterConstraints, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import ModuleSharder
+
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.embeddings import initialise_tables, table_copies
+from torchrec_mtl.model import MultiTaskModel
+from torchrec_mtl.registry import resolve
+from torchrec_mtl.training.optim import fuse_sparse_optimizer
+
+
+def sharders() -> list[ModuleSharder[nn.Module]]:
+    """Return the sharders of both collections."""
+    both = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+    return cast("list[ModuleSharder[nn.Module]]", both)
+
+
+def shard(model: MultiTaskModel, config: RunConfig, device: torch.device, *, static_graph: bool = True) -> DistributedModelParallel:
+    """Plan, shard, and initialise a model built with its tables on ``meta``.
+
+    Args:
+        model: from ``build_model``.
+        config: the run; tables may constrain their sharding types.
+        device: of this rank.
+        static_graph: False where phases train different parameters.
+
+    Raises:
+        ValueError: the planner finds no plan.
+    """
+    fuse_sparse_optimizer(model.embeddings.parameters(), config.optim.sparse)
+    group = dist.group.WORLD
+    assert group is not None, "shard() needs a process group; see torchrec_mtl.training.distributed"
+    topology = TopologyFactory.create_topology(
+        trainer_config=TrainerConfig(world_size=dist.get_world_size(), local_world_size=_local_world_size()),
+        kernel_config=KernelConfig(compute_device=device.type),
+    )
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        constraints=_constraints(config),
+        storage_reservation=FixedPercentageStorageReservation(0.1),
+        batch_size=config.data.batch_size // dist.get_world_size(),
+    )
+    plan = planner.collective_plan(model, sharders(), group)
+    wrapper = DefaultDataParallelWrapper(static_graph=static_graph, find_unused_parameters=not static_graph)
+    sharded = DistributedModelParallel(
+        model, device=device, plan=plan, sharders=sharders(), data_parallel_wrapper=wrapper, init_data_parallel=True
+    )
+    initialise_tables(sharded.state_dict(), config.features, config.train.seed)
+    return sharded
+
+
+def _local_world_size() -> int:
+    return min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), dist.get_world_size())
+
+
+def _constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
+    sharing = resolve("head", config.head.type).tables
+    constraints: dict[str, ParameterConstraints] = {}
+    for table in config.features.tables:
+        options: dict[str, Any] = {"sharding_types": _types(table.name, table.sharding, config)}
+        for copy, _ in table_copies(table.name, sharing, config.task_names):
+            constraints[copy] = ParameterConstraints(**{k: v for k, v in options.items() if v})
+    return constraints
+
+
+def _types(name: str, wanted: tuple[str, ...] | None, config: RunConfig) -> list[str]:
+    if wanted is not None:
+        return list(wanted)
+    # Data parallel tables are no fused tables; and TorchRec fails on a data-parallel EmbeddingCollection that two features read.
+    types = ["table_wise", "column_wise", "table_column_wise"]
+    return types if not torch.cuda.is_available() or config.train.device == "cpu" else [*types, "row_wise", "table_row_wise"]

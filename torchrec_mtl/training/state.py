@@ -1,0 +1,56 @@
+"""Where a run stands: what a checkpoint notes beside its tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torchrec_mtl.config.training import MonitorConfig
+
+_HIGHER_IS_BETTER = frozenset({"auc", "gauc", "spearman", "gini"})
+
+
+@dataclass
+class TrainState:
+    """Position and record of a run.
+
+    Attributes:
+        phase: number of the phase.
+        epoch: epoch within the phase.
+        epoch_step: steps of this epoch that were trained.
+        step: steps trained in all.
+        best: best value of the monitored metric so far.
+        best_step: its step.
+        stale: evaluations since.
+        evaluated: step of the last evaluation.
+        finished: nothing is left to train.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    evaluated: int = 0
+    finished: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def notes(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+    def record(self, value: float, monitor: MonitorConfig) -> bool:
+        """Take the monitored value of an evaluation; return whether it is the best so far. NaN never is."""
+        self.evaluated = self.step
+        higher = monitor.mode == "max" or (
+            monitor.mode == "auto" and monitor.metric.rpartition("/")[2] in _HIGHER_IS_BETTER
+        )
+        better = not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best))
+        if better:
+            self.best, self.best_step, self.stale = value, self.step, 0
+        else:
+            self.stale += 1
+        return better

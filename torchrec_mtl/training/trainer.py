@@ -1,0 +1,190 @@
+"""The trainer: phases, epochs, steps; evaluation, checkpoints, and a clean stop in between. It knows no head."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import torch
+
+from torchrec_mtl.collectives import rank
+from torchrec_mtl.data.batch import Batch
+from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.prefetch import prefetch
+from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.heads.base import Phase
+from torchrec_mtl.model import StepOutput
+from torchrec_mtl.training.checkpoint import Checkpoints
+from torchrec_mtl.training.evaluation import Evaluation
+from torchrec_mtl.training.optim import schedule_factor
+from torchrec_mtl.training.session import Session, take
+from torchrec_mtl.training.sinks import MetricSink, ProgressSink
+from torchrec_mtl.training.state import TrainState
+
+
+class InterruptedTrainingError(Exception):
+    """A rank was asked to stop; the state is saved."""
+
+
+@dataclass
+class _Window:
+    """Sums since the last log line, kept on the device: nothing is read back in a step."""
+
+    losses: torch.Tensor | None = None
+    steps: int = 0
+    rows: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def add(self, output: StepOutput, rows: int) -> None:
+        self.losses = output.losses if self.losses is None else self.losses + output.losses
+        self.steps, self.rows = self.steps + 1, self.rows + rows
+
+
+class Trainer:
+    """Trains a session to its end, from wherever its state stands.
+
+    Args:
+        session: what to train.
+        state: where the run stands.
+        train_files: training data.
+        eval_files: evaluated during training; None: never.
+        checkpoints: where state is saved.
+        sinks: take the numbers; empty on ranks other than 0.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        state: TrainState,
+        *,
+        train_files: Sequence[DataFile],
+        eval_files: Sequence[DataFile] | None,
+        checkpoints: Checkpoints,
+        sinks: Sequence[MetricSink],
+    ) -> None:
+        self.session, self.state, self.checkpoints, self.sinks = session, state, checkpoints, sinks
+        self.config = session.config.train
+        self.eval_files = eval_files
+        self.reader: ParquetReader = session.reader(train_files, train=True)
+        self.phases: Sequence[Phase] = session.objective.head.phases(self.config.epochs)
+        planned = sum(p.epochs for p in self.phases) * self.reader.steps_per_epoch
+        self.total_steps = min(planned, self.config.max_steps or planned)
+        self._window = _Window()
+        self._saved_step = state.step if state.step else -1
+
+    def fit(self) -> None:
+        """Train to the end, then save.
+
+        Raises:
+            InterruptedTrainingError: a rank was asked to stop (``Objective.stop_requested``); the state is saved.
+        """
+        state = self.state
+        self.session.model.train()
+        while state.phase < len(self.phases) and not state.finished:
+            phase = self.phases[state.phase]
+            self.session.objective.activate(phase.tasks)
+            while state.epoch < phase.epochs and not state.finished:
+                self._epoch()
+            state.phase, state.epoch = state.phase + 1, 0
+        state.finished = True
+        self._save(best=False, again=True)
+
+    def _epoch(self) -> None:
+        state = self.state
+        passed = sum(p.epochs for p in self.phases[: state.phase]) + state.epoch
+        batches = prefetch(self.reader.epoch(passed, state.epoch_step), self.session.config.data.prefetch)
+        with closing(batches):
+            while state.epoch_step < self.reader.steps_per_epoch and not state.finished:
+                self._steps(take(batches, self._until_next_event()))
+                self._events()
+        if state.epoch_step >= self.reader.steps_per_epoch:
+            state.epoch, state.epoch_step = state.epoch + 1, 0
+
+    def _until_next_event(self) -> int:
+        state = self.state
+        left = [self.reader.steps_per_epoch - state.epoch_step, self.total_steps - state.step]
+        every = [self.config.eval_every, self.config.checkpoint_every]
+        return min(left + [n - state.step % n for n in every if n is not None])
+
+    def _steps(self, batches: Iterator[Batch]) -> None:
+        """Train on all of ``batches``."""
+        self._prepare_step()
+        for output in self.session.run(batches):
+            self.state.step += 1
+            self.state.epoch_step += 1
+            self._observe(output)
+            if output.stop:
+                self._save(best=False)
+                raise InterruptedTrainingError(f"stopped after step {self.state.step}")
+            self._prepare_step()
+
+    def _prepare_step(self) -> None:
+        step, total = self.state.step, self.total_steps
+        self.session.optimizers.set_factor(schedule_factor(self.session.config.optim.schedule, step, total))
+        self.session.objective.head.set_progress(min(step / total, 1.0), step)
+
+    def _observe(self, output: StepOutput) -> None:
+        self._window.add(output, self.session.config.data.batch_size)
+        for sink in self.sinks:
+            if isinstance(sink, ProgressSink):
+                sink.advance(self.state.step)
+        if self.state.step % self.config.log_every and self.state.step != self.total_steps:
+            return
+        if self.sinks:
+            self._log(output.names)
+        self._window = _Window()
+
+    def _log(self, names: Sequence[str]) -> None:
+        window, objective = self._window, self.session.objective
+        assert window.losses is not None
+        means = (window.losses / window.steps).tolist()
+        values = {f"train/loss/{name}": mean for name, mean in zip(names, means, strict=True)}
+        values["train/samples_per_s"] = window.rows / max(time.monotonic() - window.start, 1e-9)
+        values["train/lr_factor"] = schedule_factor(self.session.config.optim.schedule, self.state.step - 1, self.total_steps)
+        if objective.boundary.weights is not None:
+            weights = objective.boundary.weights.mean(0).tolist()
+            values.update({f"train/gradient_weight/{n}": w for n, w in zip(names, weights, strict=True)})
+        self._write(values)
+
+    def _events(self) -> None:
+        """Evaluate and save where it is time; decide whether training goes on."""
+        state = self.state
+        ended = state.step >= self.total_steps or state.epoch_step >= self.reader.steps_per_epoch
+        every = self.config.eval_every
+        best = False
+        if self.eval_files is not None and (ended if every is None else state.step % every == 0 or state.step >= self.total_steps):
+            best = self._evaluate(self.eval_files)
+        if state.step >= self.total_steps or self._patience_is_over():
+            state.finished = True
+        due = self.config.checkpoint_every is not None and state.step % self.config.checkpoint_every == 0
+        if best or due or (ended and self.config.checkpoint_every is None) or state.evaluated == state.step:
+            self._save(best=best)
+
+    def _evaluate(self, files: Sequence[DataFile]) -> bool:
+        evaluation: Evaluation = self.session.evaluate(files)
+        values = {f"eval/{task}/{name}": v for task, m in evaluation.tasks.items() for name, v in m.items()}
+        self._write({**values, "eval/loss": evaluation.loss})
+        return self.state.record(evaluation.value(self.config.monitor.metric), self.config.monitor)
+
+    def _patience_is_over(self) -> bool:
+        patience = self.config.monitor.patience
+        return patience is not None and self.state.stale >= patience
+
+    def _save(self, *, best: bool, again: bool = False) -> None:
+        if self._saved_step == self.state.step and not again:
+            return
+        self._saved_step = self.state.step
+        self.checkpoints.save(self.session.tensors(), self.state.notes(), step=self.state.step, best=best)
+
+    def _write(self, values: dict[str, float]) -> None:
+        finite = {name: v for name, v in values.items() if not math.isnan(v)}
+        for sink in self.sinks:
+            sink.write(self.state.step, finite)
+
+
+def is_main() -> bool:
+    """Return whether this rank speaks for all."""
+    return rank() == 0
