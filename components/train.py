@@ -165,7 +165,7 @@ def _train(
     rdzv_port: int,
 ) -> specs.AppDef:
     _check(overrides, nproc=nproc, nodes=nodes)
-    config, prepare = _find_example(config)
+    config = _find_example(config)
     cpu = cpu or max(nproc, _count_cores() // nodes)
     app = dist.ddp(
         "train", config, *overrides, m="torchrec_mtl", image=image, name=name if name != "/" else Path(config).stem,
@@ -177,7 +177,7 @@ def _train(
     defaults = {"OMP_NUM_THREADS": str(max(1, role.resource.cpu // nproc)), "OMP_WAIT_POLICY": "PASSIVE"}
     for key, value in defaults.items():
         role.env.setdefault(key, os.environ.get(key, value))
-    role.args[-1] = f"{_path_prefix()}{prepare}exec {role.args[-1]}"
+    role.args[-1] = f"{_path_prefix()}exec {role.args[-1]}"
     return app
 
 
@@ -196,25 +196,21 @@ def _check(overrides: Tuple[str, ...], *, nproc: int, nodes: int) -> None:
         raise ComponentValidationException(f"nproc and nodes are at least 1; found nproc {nproc}, nodes {nodes}")
 
 
-def _find_example(config: str) -> Tuple[str, str]:
-    """The path of the config and, for one of the example, the shell command that prepares its data where missing."""
-    if Path(config).parent != Path("examples/cdnow"):
-        return config, ""
-    path = Path(config)
-    script = path.with_name("prepare.py")
-    if not path.is_file():
-        package = importlib.util.find_spec("torchrec_mtl")
-        folders = [Path(folder) for folder in (package.submodule_search_locations or [] if package else [])]
-        # A wheel holds examples/ inside the package, an editable install beside it.
-        places = [place / config for folder in folders for place in (folder, folder.parent)]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            raise ComponentValidationException(
-                f"no {config} in {Path.cwd()}, and no installed torchrec_mtl that holds it. "
-                "Run from the repository's root, or name a config with --config."
-            )
-        path, script = found[0], found[0].with_name("prepare.py")
-    return str(path), f"{{ test -f data/cdnow/test.parquet || python {shlex.quote(str(script))}; }} && "
+def _find_example(config: str) -> str:
+    """The path of the config; one of the example that does not lie here is taken from the installed package."""
+    if Path(config).parent != Path("examples/cdnow") or Path(config).is_file():
+        return config
+    package = importlib.util.find_spec("torchrec_mtl")
+    folders = [Path(folder) for folder in (package.submodule_search_locations or [] if package else [])]
+    # A wheel holds examples/ inside the package, an editable install beside it.
+    places = [place / config for folder in folders for place in (folder, folder.parent)]
+    found = [str(place) for place in places if place.is_file()]
+    if not found:
+        raise ComponentValidationException(
+            f"no {config} in {Path.cwd()}, and no installed torchrec_mtl that holds it. "
+            "Run from the repository's root, or name a config with --config."
+        )
+    return found[0]
 
 
 def _count_cores() -> int:

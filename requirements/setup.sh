@@ -8,6 +8,11 @@ set -euo pipefail
 
 device=$1
 venv=$2
+warm_imports='
+import torch, torchrec, torchrec.distributed.train_pipeline, torchrec.metrics.metric_module
+import torch._dynamo, torch.distributed.checkpoint, torch.distributed.run, torch.export, torch.utils.tensorboard
+import lightgbm, pandas, pyarrow.parquet, pydantic, pytest, rich.progress, scipy.stats, torchjd, torchx.cli, typer
+'
 read -r -a pip_args <<<"${PIP_ARGS:-}"
 
 supported() {
@@ -59,10 +64,12 @@ stamp=$venv/.stamp-requirements
 if ! done_before "$stamp" "$key"; then
     echo "set-up: packages for $device (one to several minutes)"
     rm -f "$stamp"
-    # --no-compile: Python compiles what is imported, a small part of torch, at first use.
     "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-compile ${pip_args[@]+"${pip_args[@]}"} \
         -r "requirements/$device.txt" -r requirements/dev.txt
     "$venv/bin/python" -m pip check
+    # pip would compile all of torch, half a minute. Importing compiles what runs use, also where the shell says not to
+    # write bytecode, and shows that torch and fbgemm fit.
+    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -W ignore -c "$warm_imports"
     echo "$key" >"$stamp"
 fi
 

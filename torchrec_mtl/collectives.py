@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce as _differentiable_all_reduce
 
 
 def world_size() -> int:
@@ -27,4 +29,17 @@ def all_sum(value: Tensor) -> Tensor:
 
 def differentiable_all_sum(value: Tensor) -> Tensor:
     """Return the sum of ``value`` over ranks; gradients are summed over ranks too."""
-    return _differentiable_all_reduce(value) if world_size() > 1 else value
+    if world_size() == 1:
+        return value
+    total: Tensor = _AllSum.apply(value)
+    return total
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return all_sum(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return all_sum(gradients[0])

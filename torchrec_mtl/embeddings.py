@@ -118,19 +118,18 @@ def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, see
     or the world size, and can be made again without a copy. Copies of a table for several tasks start equal.
 
     Args:
-        state: state dict of the model; keys end in ``<table>.weight``.
+        state: state dict of the model or of its tables; keys end in ``embedding_bags.<table>.weight`` (or ``embeddings.``).
         features: the tables.
         seed: seed of the run.
     """
     tables = {table.name: table for table in features.tables}
     with torch.no_grad():
         for key, value in state.items():
-            parts = key.split(".")
-            table = tables.get(parts[-2].split("@")[0]) if parts[-1] == "weight" and "embeddings" in parts else None
-            if table is None:
+            *_, collection, name, kind = ("", "", *key.split("."))
+            if kind != "weight" or collection not in {"embedding_bags", "embeddings"} or name.split("@")[0] not in tables:
                 continue
             for shard, row, column in _local_shards(value):
-                _fill(shard, row, column, table, seed)
+                _fill(shard, row, column, tables[name.split("@")[0]], seed)
 
 
 def _local_shards(value: object) -> list[tuple[Tensor, int, int]]:

@@ -61,16 +61,15 @@ class FeaturesSpec:
     ) -> FeaturesSpec:
         """Keep what is named, on this side, and, with ``task``, what that task owns under its plain feature name."""
 
-        def keep(spec: FieldSpec) -> bool:
-            named = names is None or spec.name in names
-            return named and (side is None or spec.side == side) and (task is None or spec.task == task)
+        def keep(spec: FieldSpec | DenseSpec) -> bool:
+            return (names is None or spec.name in names) and (side is None or spec.side == side)
+
+        def owned(specs: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
+            plain = (_plain(s, task) for s in specs if task is None or s.task == task)
+            return tuple(s for s in plain if keep(s))
 
         return FeaturesSpec(
-            fields=tuple(_plain(f, task) for f in self.fields if keep(f)),
-            sequences=tuple(_plain(s, task) for s in self.sequences if keep(s)),
-            dense=tuple(
-                d for d in self.dense if (names is None or d.name in names) and (side is None or d.side == side)
-            ),
+            fields=owned(self.fields), sequences=owned(self.sequences), dense=tuple(d for d in self.dense if keep(d))
         )
 
 
@@ -131,7 +130,7 @@ class Features:
         """Return the named features, those of one side, or those whose tables one task owns.
 
         Args:
-            names: fields, sequences, and dense columns to keep.
+            names: fields, sequences, and dense columns to keep; plain feature names with ``task``.
             side: user, item, or context.
             task: keep what this task owns, under the plain feature names; dense columns stay.
         """

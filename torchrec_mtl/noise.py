@@ -31,10 +31,10 @@ class Noise:
     rows: Tensor
     global_size: int
 
-    def uniform(self, name: str) -> Tensor:
-        """Return [B] numbers in (0, 1); ``name`` tells one use in a model from another."""
+    def uniform(self, name: str, *size: int) -> Tensor:
+        """Return [B, *size] numbers in (0, 1); ``name`` tells one use in a model from another."""
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.step, name))
-        everyone = torch.rand(self.global_size, generator=generator)
+        everyone = torch.rand(self.global_size, *size, generator=generator)
         # torch.rand may return 0, whose logit is infinite.
         tiny = torch.finfo(torch.float32).tiny
         return everyone.clamp_min_(tiny).to(self.rows.device, non_blocking=True)[self.rows]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Literal
 
-from torchrec_mtl.config.base import did_you_mean
+from torchrec_mtl.config.base import PluginConfig, did_you_mean
 
 Kind = Literal["head", "bottom", "loss", "rule"]
 
 # Paths, not classes: the command line lists names without importing torch.
-BUILT_IN: dict[str, dict[str, str]] = {
+BUILT_IN: dict[Kind, dict[str, str]] = {
     "head": {
         "single_task": "torchrec_mtl.heads.single_task:SingleTask",
         "shared_bottom": "torchrec_mtl.heads.shared_bottom:SharedBottom",
@@ -30,35 +33,86 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 
-_GROUPS: dict[str, str] = {
+_GROUPS: dict[Kind, str] = {
     "head": "torchrec_mtl.heads",
     "bottom": "torchrec_mtl.bottoms",
     "loss": "torchrec_mtl.losses",
     "rule": "torchrec_mtl.rules",
 }
 
+# What a class of each kind has, by its contract, and those of other kinds have not.
+_MARKS: dict[Kind, str] = {"head": "phases", "bottom": "per_task", "loss": "kinds", "rule": "needs"}
+
+
+@cache
+def _installed(group: str) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=group)}
+
 
 def names(kind: Kind) -> dict[str, str]:
     """Return every name known for ``kind`` with the path of its class; installed plug-ins included."""
-    installed = {point.name: point.value for point in entry_points(group=_GROUPS[kind])}
-    return {**installed, **BUILT_IN[kind]}
+    return {**_installed(_GROUPS[kind]), **BUILT_IN[kind]}
+
+
+def listing(kind: Kind) -> list[tuple[str, str]]:
+    """Return every known name and one line on it, without importing any plug-in.
+
+    The line is the first of a built-in class's docstring, and the path of an installed plug-in.
+
+    Example:
+        >>> listing("bottom")[0]
+        ('concat', 'Concatenate all fields, the pooled sequences, and the dense columns.')
+    """
+    built_in = BUILT_IN[kind]
+    lines = [(name, _summary(path)) for name, path in built_in.items()]
+    return lines + [(name, path) for name, path in sorted(names(kind).items()) if name not in built_in]
+
+
+def _summary(path: str) -> str:
+    """Return the first line of a class's docstring, read from the source."""
+    module, _, class_name = path.partition(":")
+    package = Path(__file__).parent
+    source = package.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
 
 
 def resolve(kind: Kind, reference: str) -> type[Any]:
     """Return the class that ``reference`` names.
 
     Raises:
-        ValueError: the name is unknown, or its module or attribute cannot be imported.
+        ValueError: the name is unknown, its module or attribute cannot be imported, or it is of another kind.
     """
     known = names(kind)
     path = known.get(reference, reference)
-    module_name, separator, attribute = path.partition(":")
+    module, separator, attribute = path.partition(":")
     if not separator:
-        raise ValueError(f"unknown {kind} '{reference}'.{did_you_mean(reference, known)}")
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import {kind} '{path}': {error}") from error
-    if not isinstance(found, type) or not hasattr(found, "Config"):
-        raise ValueError(f"{kind} '{path}' is not a class with a nested Config")
+        hint = (
+            " A class of yours is written package.module:Class." if "." in reference else did_you_mean(reference, known)
+        )
+        raise ValueError(f"unknown {kind} '{reference}'.{hint}")
+    found = _import(kind, module, attribute)
+    config = getattr(found, "Config", None)
+    if not isinstance(found, type) or not isinstance(config, type) or not issubclass(config, PluginConfig):
+        raise ValueError(
+            f"'{path}' is no {kind}: it must be a class with a nested Config that derives from PluginConfig"
+        )
+    if not hasattr(found, _MARKS[kind]):
+        raise ValueError(f"'{path}' is no {kind}: it has no attribute '{_MARKS[kind]}'; see the base class of its kind")
     return found
+
+
+def _import(kind: Kind, module: str, attribute: str) -> Any:  # noqa: ANN401
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ValueError(f"'{module}:{attribute}' names no {kind}; write package.module:Class")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        reason = f"{error}; install it, or put its folder on PYTHONPATH"
+        raise ValueError(f"cannot import {kind} '{module}:{attribute}': {reason}") from error
+    if not hasattr(found, attribute):
+        known = [name for name, value in vars(found).items() if isinstance(value, type) and not name.startswith("_")]
+        raise ValueError(f"'{module}' has no {kind} '{attribute}'.{did_you_mean(attribute, known)}")
+    return getattr(found, attribute)

@@ -1,60 +1,111 @@
-"""What every configuration model shares: frozen, nothing extra accepted, unknown keys answered with the nearest known one."""
+"""What every configuration model shares: deeply frozen, nothing extra accepted, errors in a user's words."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from typing import Annotated, Any, Self
+import collections.abc
+import typing
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from torchrec_mtl.config.explain import explained, quote_boolean
+from torchrec_mtl.config.names import did_you_mean
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest known name, or the list of known names when none is near."""
-    choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean '{near[0]}'?"
-    return f" Known: {', '.join(choices)}." if choices else ""
+if TYPE_CHECKING:
+    from torchrec_mtl.config.tasks import TaskConfig
 
+__all__ = ["Config", "Name", "PluginConfig", "did_you_mean"]
 
-def _refuse_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        word = "yes/on" if value else "no/off"
-        raise PydanticCustomError(
-            "boolean_name", "YAML read an unquoted word such as {word} as a boolean; put the name in quotes", {"word": word}
-        )
-    return value
+# A name in the config: table, feature, task, column.
+Name = Annotated[str, Field(min_length=1)]
 
-
-# A name in the config (table, feature, task, column): YAML turns unquoted `no` and `on` into booleans.
-Name = Annotated[str, BeforeValidator(_refuse_boolean)]
+_MUTABLE = (
+    collections.abc.Collection,
+    collections.abc.Iterable,
+    collections.abc.Mapping,
+    collections.abc.MutableMapping,
+    collections.abc.MutableSequence,
+    collections.abc.MutableSet,
+    collections.abc.Sequence,
+    collections.abc.Set,
+    bytearray,
+    dict,
+    list,
+    set,
+)
 
 
 class Config(BaseModel):
-    """Base of all configuration models."""
+    """Base of all configuration models.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Example:
+        >>> class Options(Config):
+        ...     widths: tuple[int, ...] = (8,)
+        >>> Options(widths=[16, 8]).widths
+        (16, 8)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        """Refuse fields that could be changed in place.
+
+        Raises:
+            TypeError: a field is a list, a dict, or another mutable container.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if any(part in _MUTABLE for part in _parts(field.annotation)):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name}: configs are frozen all the way down; found {field.annotation}; "
+                    "use a tuple or a frozenset, or a Config for named values"
+                )
 
     @model_validator(mode="wrap")
     @classmethod
-    def _suggest_for_unknown_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _explain(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             return handler(data)
         except ValidationError as error:
-            details = [_with_suggestion(item, cls) for item in error.errors(include_url=False)]
-            raise ValidationError.from_exception_data(error.title, details) from None
+            raise explained(error, cls) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _mend_yaml(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse a boolean where none is meant; take a section without content, or a list, as its default."""
+        field = cls.model_fields[info.field_name or ""]
+        parts = set(_parts(field.annotation))
+        if value is None and type(None) not in parts and (field.default == () or isinstance(field.default, Config)):
+            return field.default
+        several = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(v, bool) for v in several) and not parts & {bool, Any, object}:
+            text = quote_boolean(several) if str in parts else "expected a number"
+            if parts & {str, int, float}:
+                raise PydanticCustomError("explained", "{text}", {"text": text, "found": True})
+        return value
 
 
-def _with_suggestion(item: Any, model: type[BaseModel]) -> InitErrorDetails:
-    loc, kind = item["loc"], item["type"]
-    if kind == "extra_forbidden" and len(loc) == 1:
-        message = f"unknown key '{loc[0]}'." + did_you_mean(str(loc[0]), model.model_fields)
-        custom = PydanticCustomError("unknown_key", "{text}", {"text": message})
-    else:
-        custom = PydanticCustomError(kind, "{text}", {"text": item["msg"]})
-    return InitErrorDetails(type=custom, loc=loc, input=item["input"])
+def _parts(annotation: object) -> Iterator[object]:
+    """Yield an annotation, its origin, and those of all its arguments; a literal's arguments as their types."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        yield from (type(value) for value in typing.get_args(annotation))
+        return
+    yield annotation if origin is None else origin
+    for argument in typing.get_args(annotation):
+        yield from _parts(argument)
 
 
 class PluginConfig(Config):
@@ -62,3 +113,7 @@ class PluginConfig(Config):
 
     type: Name
     """Built-in name, installed entry point, or ``package.module:Class``."""
+
+    def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
+        """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""
+        return []

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, WithJsonSchema
 
 from torchrec_mtl.config.base import Config, Name
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Files = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(_as_tuple),
+    Field(min_length=1),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+        mode="validation",
+    ),
+]
 
 
 class DataConfig(Config):
@@ -25,8 +33,9 @@ class DataConfig(Config):
     """Evaluated during training."""
     test: Files | None = None
     """Evaluated once, at the end, with the best checkpoint."""
-    prepare: str | None = None
-    """Python script beside the YAML that writes the data: run once as ``python SCRIPT --out DIR`` when the training file is missing."""
+    prepare: Name | None = None
+    """Python script beside the YAML that writes the data: run as ``python SCRIPT --out DIR`` where the training file is
+    missing."""
     batch_size: PositiveInt = 1024
     """Rows of a GLOBAL batch, over all ranks."""
     eval_batch_size: PositiveInt | None = None
@@ -36,10 +45,11 @@ class DataConfig(Config):
     window: PositiveInt = 16384
     """Rows of a stream shuffled together."""
     shuffle: bool = True
+    """Another order of rows in each epoch; off: the order of the files."""
     keys: tuple[Name, ...] = ()
-    """Columns that name a row (user, item, time): copied into predictions, never an input."""
+    """Columns that name a row (user, item, time): copied into predictions. No input, unless a feature reads one too."""
     group: Name | None = None
-    """Column whose values are the groups of gauc; never an input."""
+    """Column whose values are the groups of gauc. No input, unless a feature reads it too."""
     outcomes: tuple[Name, ...] = ()
     """Columns known only after the fact: using one as a feature is an error."""
     bad_ids: Literal["error", "drop", "clamp"] = "error"

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from torchrec_mtl.config.base import Config, Name
 
 Side = Literal["user", "item", "context"]
+Sharding = Literal[
+    "table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard"
+]  # no data_parallel: such tables are not fused
 
 
 class TableConfig(Config):
     """One embedding table."""
 
     name: Name
+    """What features call it."""
     rows: PositiveInt
     """Number of rows; ids are 0 .. rows - 1."""
     dim: PositiveInt
-    """Width of a row."""
+    """Width of a row; a multiple of 4."""
     pooling: Literal["mean", "sum"] = "mean"
     """How several ids of one feature become one vector."""
     init: PositiveFloat | None = None
     """Rows start uniformly in +-init; by default 1 / sqrt(dim)."""
-    sharding: tuple[str, ...] | None = None
-    """Sharding types the planner may use for this table, for example [table_wise]; by default all that the device has."""
+    sharding: Annotated[tuple[Sharding, ...], Field(min_length=1)] | None = None
+    """Sharding types the planner may use for this table, such as [table_wise]; by default all that the device has."""
 
 
 class SparseConfig(Config):
     """A feature of ids: one a row, or a list."""
 
     name: Name
+    """What it is called in the model."""
     table: Name
+    """Name of the table that holds its embeddings; several features may share one."""
     column: Name | None = None
     """Column of the data; by default the feature's name."""
     side: Side = "context"
     """Whose feature it is; retrieval towers read one side each."""
     encode: Literal["auto", "id", "hash"] = "auto"
-    """id: integers used as they are; hash: a stable 64-bit hash modulo the table's rows; auto: id for integers, hash for strings."""
+    """id: integers used as they are; hash: a stable 64-bit hash modulo the table's rows; auto: id for integers, hash
+    for strings."""
     max_length: PositiveInt | None = None
     """Keep the last ids of a list only."""
 
@@ -51,7 +58,9 @@ class SequenceConfig(Config):
     """A list of ids in order of time, oldest first, read one embedding a position."""
 
     name: Name
+    """What it is called in the model."""
     table: Name
+    """Name of the table that holds its embeddings; several features may share one."""
     max_length: PositiveInt
     """The last ids are kept."""
     column: Name | None = None
@@ -75,6 +84,7 @@ class DenseConfig(Config):
     """A numeric column, normalised to mean 0 and standard deviation 1 over the training data; null becomes the mean."""
 
     name: Name
+    """What it is called in the model."""
     column: Name | None = None
     """Column of the data; by default the feature's name."""
     side: Side = "context"
@@ -90,7 +100,7 @@ class DenseConfig(Config):
         return self.column or self.name
 
 
-def _name_only(value: Any) -> Any:
+def _name_only(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -98,14 +108,17 @@ class FeaturesConfig(Config):
     """All features of a run."""
 
     tables: tuple[TableConfig, ...] = ()
+    """Embedding tables."""
     sparse: tuple[SparseConfig, ...] = ()
+    """Features of ids, one vector each."""
     sequences: tuple[SequenceConfig, ...] = ()
+    """Lists of ids, one vector a position."""
     dense: tuple[Annotated[DenseConfig, BeforeValidator(_name_only)], ...] = Field(default=())
     """Names, or mappings where a column needs more than its name."""
 
     @property
     def sequence_tables(self) -> frozenset[str]:
-        """Tables that a sequence reads: they live in the ``EmbeddingCollection`` (TorchRec cannot share one with an EBC)."""
+        """Tables that a sequence reads: they live in the ``EmbeddingCollection``, which shares none with an EBC."""
         return frozenset(s.table for s in self.sequences)
 
     @property
@@ -115,5 +128,5 @@ class FeaturesConfig(Config):
 
     @property
     def unpooled(self) -> tuple[SparseConfig | SequenceConfig, ...]:
-        """Features looked up in the ``EmbeddingCollection``, in order: sparse ones on its tables, then the sequences."""
+        """Features looked up in the ``EmbeddingCollection``, in order: sparse ones, then the sequences."""
         return (*(s for s in self.sparse if s.table in self.sequence_tables), *self.sequences)

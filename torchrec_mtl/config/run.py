@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, SerializeAsAny
 
-from torchrec_mtl.config.base import Config, PluginConfig
+from torchrec_mtl.config.base import Config, Name, PluginConfig
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig
 from torchrec_mtl.config.tasks import TaskConfig
@@ -21,11 +21,15 @@ class RunConfig(Config):
     tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
     """In causal order."""
     bottom: SerializeAsAny[PluginConfig]
+    """Features to a representation; by default concat."""
     head: SerializeAsAny[PluginConfig]
+    """Representation to one prediction a task."""
     gradient: SerializeAsAny[PluginConfig]
+    """How the tasks' gradients are combined; by default sum."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
-    run_dir: str
+    run_dir: Name
+    """Folder of everything the run writes; the same command goes on from there."""
 
     @property
     def task_names(self) -> tuple[str, ...]:

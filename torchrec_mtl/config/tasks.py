@@ -13,7 +13,9 @@ class TaskConfig(Config):
     """One task. Tasks are listed in causal order (click before purchase before amount)."""
 
     name: Name
+    """What logs, metrics, and predictions call it."""
     kind: Literal["binary", "regression"]
+    """binary: a probability; regression: a number."""
     label: Name
     """Column of the label: 0/1 for a binary task, a number for a regression."""
     space: Name | None = None

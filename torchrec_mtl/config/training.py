@@ -17,7 +17,9 @@ class SparseOptimConfig(Config):
     type: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
     """adam needs CUDA."""
     lr: PositiveFloat = 0.02
+    """Learning rate."""
     eps: PositiveFloat = 1.0e-8
+    """Added to the denominator; sgd has none."""
     weight_decay: NonNegativeFloat = 0.0
     """L2; applied to the rows of a batch only."""
 
@@ -27,7 +29,9 @@ class DenseOptimConfig(Config):
 
     type: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     lr: PositiveFloat = 1.0e-3
+    """Learning rate."""
     weight_decay: NonNegativeFloat = 0.0
+    """L2; decoupled with adamw."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the dense gradient."""
 
@@ -40,9 +44,10 @@ class ScheduleConfig(Config):
     """Fraction of the steps over which the factor rises linearly from 0."""
     end: Fraction = 0.0
     """cosine: the factor at the last step."""
-    every: Fraction = 0.3
+    every: Annotated[float, Field(gt=0, le=1)] = 0.3
     """step: fraction of the steps after which the factor is multiplied by ``factor``, again and again."""
     factor: PositiveFloat = 0.1
+    """step: see ``every``."""
 
 
 class OptimConfig(Config):
@@ -68,10 +73,13 @@ class TrainConfig(Config):
     """The course of training."""
 
     epochs: PositiveInt = 1
+    """Passes over the training data."""
     max_steps: PositiveInt | None = None
     """Stop after this many steps in all; the schedules then end there too."""
     seed: NonNegativeInt = 0
+    """Of initial values, order of rows, and noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a device."""
     eval_every: PositiveInt | None = None
     """Steps between evaluations; by default one at the end of each epoch."""
     checkpoint_every: PositiveInt | None = None
@@ -79,6 +87,7 @@ class TrainConfig(Config):
     keep: PositiveInt = 2
     """Checkpoints kept, beside the best."""
     log_every: PositiveInt = 50
+    """Steps between lines of metrics.jsonl."""
     monitor: MonitorConfig = MonitorConfig()
     pipeline: Literal["auto", "base", "sparse_dist"] = "auto"
     """TorchRec train pipeline; auto: base on one CPU process (9 % faster there), sparse_dist otherwise."""

@@ -14,7 +14,9 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.data.batch import Batch
-from torchrec_mtl.data.rows import Ints, Rows
+from torchrec_mtl.data.rows import Bools, Ints, Rows
+
+_NO_IDS = np.zeros(0, np.int64)
 
 
 def make_batch(
@@ -61,31 +63,40 @@ def make_kjt(rows: Rows, keys: Sequence[str], size: int) -> KeyedJaggedTensor:
 
     Args:
         rows: n rows.
-        keys: F features, in order; none gives an empty tensor.
+        keys: F features; those of one id a row in the order of ``Rows.single_names``. None gives an empty tensor.
         size: B, at least n.
 
     Returns:
         Values int64 [M] by feature then row, lengths int32 [F * B].
     """
     lengths = np.zeros((len(keys), size), np.int32)
-    parts = [np.zeros(0, np.int64)]
+    single = [i for i, key in enumerate(keys) if key not in rows.lists]
+    parts = [_NO_IDS] * len(keys)
+    if single:
+        values, present = _by_feature(rows, [keys[i] for i in single])
+        lengths[single, : len(rows)] = 1 if present is None else present
+        for i, row in enumerate(single):
+            parts[row] = values[i] if present is None else values[i][present[i]]
     for i, key in enumerate(keys):
         if key in rows.lists:
-            jagged = rows.lists[key]
-            lengths[i, : len(rows)] = jagged.lengths
-            parts.append(jagged.flat)
-        else:
-            row = rows.single_names.index(key)
-            present = None if rows.present is None else rows.present[row]
-            lengths[i, : len(rows)] = 1 if present is None else present
-            parts.append(rows.single[row] if present is None else rows.single[row][present])
+            lengths[i, : len(rows)] = rows.lists[key].lengths
+            parts[i] = rows.lists[key].flat
     return KeyedJaggedTensor(
         keys=list(keys),
-        values=torch.from_numpy(np.concatenate(parts)),
+        values=torch.from_numpy(np.concatenate([_NO_IDS, *parts])),
         lengths=torch.from_numpy(lengths.reshape(-1)),
         stride=size,
-        length_per_key=[len(part) for part in parts[1:]],  # spares TorchRec a sum over lengths on the device
+        length_per_key=[len(part) for part in parts],  # spares TorchRec a sum over lengths on the device
     )
+
+
+def _by_feature(rows: Rows, names: Sequence[str]) -> tuple[Ints, Bools | None]:
+    """Return the ids [F1, n] of neighbouring single-id features, and which are present."""
+    first = rows.single_names.index(names[0])
+    columns = slice(first, first + len(names))
+    assert rows.single_names[columns] == tuple(names)
+    values = np.ascontiguousarray(rows.single[:, columns].T)
+    return values, None if rows.present is None else np.ascontiguousarray(rows.present[:, columns].T)
 
 
 def _pad(values: npt.NDArray[np.generic], size: int) -> Tensor:

@@ -69,8 +69,9 @@ class _Collector:
         self._rows += table.num_rows
         for feature, (moments, nulls) in self._dense.items():
             values = transform(feature, get_array(table, feature.source), problems)
-            moments.add(values[np.isfinite(values)])
-            nulls[0] += int(np.isnan(values).sum())
+            known = values[~np.isnan(values)]
+            moments.add(known)
+            nulls[0] += len(values) - len(known)
         labels, weights = self._encoder.targets.encode(table, problems)
         for k, label in enumerate(self._labels.values()):
             label.add(labels[:, k].astype(np.float64), weights[:, k].astype(np.float64))
@@ -92,9 +93,8 @@ class _LabelCollector:
         self._rows, self._moments, self._positive = 0, Moments(), Moments()
 
     def add(self, labels: Doubles, weights: Doubles) -> None:
-        """Add labels [n] where their weight [n] is positive and they are finite."""
-        used = (weights > 0) & np.isfinite(labels)
-        labels, weights = labels[used], weights[used]
+        """Add labels [n] where their weight [n] is positive."""
+        labels, weights = labels[weights > 0], weights[weights > 0]
         self._rows += len(labels)
         self._moments.add(labels, weights)
         self._positive.add((labels > 0).astype(np.float64), weights)

@@ -21,10 +21,10 @@ def transform(feature: DenseConfig, array: pa.Array, problems: Problems) -> Doub
     Args:
         feature: its config.
         array: [N] numbers or booleans.
-        problems: takes infinite values.
+        problems: takes infinite values (beyond float32).
 
     Returns:
-        [N] float64; NaN where the value is null.
+        [N] float64; NaN where the value is null or infinite.
     """
     values = to_doubles(array)
     infinite = np.abs(values) > LARGEST
@@ -35,6 +35,7 @@ def transform(feature: DenseConfig, array: pa.Array, problems: Problems) -> Doub
             count=int(infinite.sum()),
             advice="Write null (it becomes the mean) or a finite number.",
         )
+        values = np.where(infinite, np.nan, values)
     return np.sign(values) * np.log1p(np.abs(values)) if feature.transform == "log1p" else values
 
 

@@ -18,9 +18,11 @@ from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.dense import DenseEncoder
 from torchrec_mtl.data.ids import IdEncoder, Single, encode_keys
 from torchrec_mtl.data.problems import Problems
-from torchrec_mtl.data.rows import Floats, Ints, Jagged, Rows
+from torchrec_mtl.data.rows import Bools, Floats, Ints, Jagged, Rows
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.data.targets import TargetEncoder
+
+_BLOCK = 1000  # no power of two: the columns of a block would share cache lines
 
 
 class Encoder:
@@ -113,7 +115,7 @@ class Encoder:
             weights=weights,
             ids={} if self._group is None else {"group": encode_keys(get_array(table, self._group))},
             single_names=tuple(single),
-            single=_stack([column.values for column in single.values()], table.num_rows),
+            single=_stack(list(single.values()), table.num_rows),
             present=_stack_present(list(single.values()), table.num_rows),
             lists={name: column for name, column in encoded.items() if isinstance(column, Jagged)},
         )
@@ -139,11 +141,20 @@ class Encoder:
         return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
 
-def _stack(columns: Sequence[Ints], num_rows: int) -> Ints:
-    return np.stack(columns) if columns else np.zeros((0, num_rows), np.int64)
+def _stack(columns: Sequence[Single], num_rows: int) -> Ints:
+    """Return [N, F1], transposed in blocks that stay in the cache."""
+    stacked = np.empty((num_rows, len(columns)), np.int64)
+    for start in range(0, num_rows if columns else 0, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        stacked[block] = np.stack([column.values[block] for column in columns]).T
+    return stacked
 
 
-def _stack_present(columns: Sequence[Single], num_rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None:
+def _stack_present(columns: Sequence[Single], num_rows: int) -> Bools | None:
     if all(column.present is None for column in columns):
         return None
-    return np.stack([np.ones(num_rows, bool) if c.present is None else c.present for c in columns])
+    present = np.ones((num_rows, len(columns)), bool)
+    for i, column in enumerate(columns):
+        if column.present is not None:
+            present[:, i] = column.present
+    return present

@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import fnmatch
+import functools
+import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,12 +38,12 @@ class DataFile:
     size: int
     metadata: pq.FileMetaData = dataclasses.field(repr=False)
 
-    @property
+    @functools.cached_property
     def schema(self) -> pa.Schema:
         """Names and types of its columns."""
         return self.metadata.schema.to_arrow_schema()
 
-    @property
+    @functools.cached_property
     def row_groups(self) -> tuple[int, ...]:
         """Rows of each row group."""
         return tuple(self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups))
@@ -52,8 +54,7 @@ class DataFile:
         Raises:
             ValueError: The data is damaged, or the file was changed since its footer was read.
         """
-        schema = self.schema
-        strings = [name for name in columns if is_string(schema.field(name).type)]
+        strings = [name for name in columns if is_string(self.schema.field(name).type)]
         try:
             with self.filesystem.open_input_file(self.path) as source:
                 file = pq.ParquetFile(source, metadata=self.metadata, read_dictionary=strings, pre_buffer=True)
@@ -65,12 +66,12 @@ class DataFile:
             ) from error
 
 
-def open_files(patterns: Sequence[str]) -> tuple[DataFile, ...]:
+def open_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
     """Find the files and read their footers.
 
     Args:
-        patterns: files, folders (every ``*.parquet`` below, but for names that begin with ``_`` or ``.``), or globs
-            (``**`` for any depth), local or as URIs: ``s3://bucket/folder/*.parquet``.
+        patterns: files, folders (every ``*.parquet`` below, but for names that begin with ``_`` or ``.``), or globs of
+            either (``**`` for any depth), local or as URIs: ``s3://bucket/folder/*.parquet``.
 
     Returns:
         The files, each once, sorted by path.
@@ -80,7 +81,7 @@ def open_files(patterns: Sequence[str]) -> tuple[DataFile, ...]:
     """
     found: dict[str, tuple[pafs.FileSystem, pafs.FileInfo]] = {}
     problems: list[str] = []
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         filesystem, infos = _expand(pattern)
         found |= {info.path: (filesystem, info) for info in infos}
         if not infos:
@@ -120,21 +121,28 @@ def _expand(pattern: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo]]:
     if info.type == pafs.FileType.File:
         return filesystem, [info]
     if info.type == pafs.FileType.Directory:
-        selector = pafs.FileSelector(path, recursive=True)
-        return filesystem, [i for i in filesystem.get_file_info(selector) if _is_data(i, path)]
+        return filesystem, _list_folder(filesystem, path)
     folder, tail = _split_glob(path)
     if not tail:
         return filesystem, []
     selector = pafs.FileSelector(folder, recursive=len(tail) > 1, allow_not_found=True)
     prefix = len(_parts(folder))
-    infos = filesystem.get_file_info(selector)
-    return filesystem, [i for i in infos if i.is_file and _matches(_parts(i.path)[prefix:], tail)]
+    matches = [i for i in filesystem.get_file_info(selector) if _matches(_parts(i.path)[prefix:], tail)]
+    folders = [info.path for info in matches if info.type == pafs.FileType.Directory]
+    below = [info for folder in folders for info in _list_folder(filesystem, folder)]
+    return filesystem, [info for info in matches if info.is_file] + below
+
+
+def _list_folder(filesystem: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
+    infos = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
+    skip = len(_parts(folder))
+    return [i for i in infos if i.is_file and _is_data(_parts(i.path)[skip:])]
 
 
 def _resolve(pattern: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem and the path in it, wildcards kept."""
     if "://" not in pattern:
-        return pafs.LocalFileSystem(), str(Path(pattern).expanduser().absolute())
+        return pafs.LocalFileSystem(), os.path.abspath(Path(pattern).expanduser())
     address, _, query = pattern.partition("?")  # in a URI `?` begins the options, for example ?region=eu-central-1
     folder, tail = _split_glob(address)
     try:
@@ -164,6 +172,5 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _is_data(info: pafs.FileInfo, folder: str) -> bool:
-    inside = _parts(info.path)[len(_parts(folder)) :]
-    return info.is_file and info.path.endswith(_SUFFIX) and not any(part[0] in "_." for part in inside)
+def _is_data(parts: Sequence[str]) -> bool:
+    return parts[-1].endswith(_SUFFIX) and not any(part[0] in "_." for part in parts)

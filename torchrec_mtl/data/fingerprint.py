@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
+import itertools
 from collections.abc import Sequence
 from typing import Self
 
@@ -32,8 +32,10 @@ class Fingerprint(Config):
     @classmethod
     def of(cls, files: Sequence[DataFile]) -> Self:
         """Take the fingerprint of opened files."""
-        root = posixpath.commonpath([posixpath.dirname(file.path) for file in files])
-        return cls(files=tuple(_mark(file, root) for file in files))
+        paths = [file.path.split("/") for file in files]
+        folders = zip(*(path[:-1] for path in paths))
+        shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, folders))
+        return cls(files=tuple(_mark(file, "/".join(path[shared:])) for file, path in zip(files, paths)))
 
     @property
     def digest(self) -> str:
@@ -54,10 +56,10 @@ class Fingerprint(Config):
         return None
 
 
-def _mark(file: DataFile, root: str) -> FileMark:
+def _mark(file: DataFile, name: str) -> FileMark:
     groups = file.row_groups
     return FileMark(
-        name=posixpath.relpath(file.path, root),
+        name=name,
         size=file.size,
         rows=sum(groups),
         row_groups=len(groups),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -46,6 +47,11 @@ def hash_strings(array: pa.Array) -> tuple[UInts, Ints]:
     if encoded.dictionary.null_count:  # a null among the distinct values
         encoded = encoded.dictionary_decode().dictionary_encode()
     values = encoded.dictionary.cast(pa.large_binary()).to_pylist()
-    hashes = [int.from_bytes(hashlib.blake2b(value, digest_size=8).digest(), "little") for value in values]
+    hashes = [_hash_bytes(value) for value in values]
     places: Ints = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
     return np.array(hashes or [0], dtype=np.uint64), places
+
+
+@functools.lru_cache(maxsize=1 << 18)  # row groups repeat the same strings
+def _hash_bytes(value: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(value, digest_size=8).digest(), "little")

@@ -95,6 +95,8 @@ class ParquetReader:
         Raises:
             ValueError: A row holds a bad value; the file is named.
         """
+        if first_step >= self.steps_per_epoch:
+            return
         order, cache = self.order.epoch(epoch), dict[int, Rows]()
         per_window = self.order.steps_per_window
         for window in range(first_step // per_window, -(-self.steps_per_epoch // per_window)):

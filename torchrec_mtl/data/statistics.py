@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
-from torchrec_mtl.config.base import Config
 from torchrec_mtl.data.arrow import Doubles
 
 _SMALLEST_RELATIVE_STD = 1e-12
 
 
-class DenseStatistics(Config):
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DenseStatistics(_Record):
     """One dense feature, after its transform, nulls left out."""
 
     mean: float
@@ -23,7 +27,7 @@ class DenseStatistics(Config):
     nulls: int
 
 
-class LabelStatistics(Config):
+class LabelStatistics(_Record):
     """One task's label over the rows of its space, weighted as in its loss."""
 
     rows: int
@@ -37,7 +41,7 @@ class LabelStatistics(Config):
     """Weighted share of labels above 0."""
 
 
-class IdStatistics(Config):
+class IdStatistics(_Record):
     """One feature of ids."""
 
     ids: int
@@ -50,7 +54,7 @@ class IdStatistics(Config):
     """Different ids; None where the table is too large to count them."""
 
 
-class Statistics(Config):
+class Statistics(_Record):
     """Statistics of the training data, by the names of features and tasks."""
 
     rows: int

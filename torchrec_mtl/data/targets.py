@@ -50,13 +50,14 @@ class TargetEncoder:
         if self._null_labels == "error" and missing.any():
             advice = "Fill them, set data.null_labels to mask, or give the task a space column."
             problems.add(where, "null labels", count=int(missing.sum()), advice=advice)
-        usable: Bools = inside & ~null
+        bad: Bools = inside & ~null
         if task.kind == "binary":
-            bad = usable & (label != 0) & (label != 1)
+            bad &= (label != 0) & (label != 1)
             _report(where, "labels other than 0 and 1", label, bad, problems, "A binary task wants 0 and 1.")
         else:
-            bad = usable & (np.abs(label) > LARGEST)
+            bad &= np.abs(label) > LARGEST
             _report(where, "infinite labels", label, bad, problems, "Write finite numbers.")
+        usable: Bools = inside & ~null & ~bad
         return usable
 
 
@@ -74,7 +75,7 @@ def _weight(task: TaskConfig, table: pa.Table, problems: Problems) -> Doubles:
         where = f"sample_weight of task '{task.name}', column '{task.sample_weight}'"
         bad = (weight > 0) & ~((sample >= 0) & (sample <= LARGEST))
         _report(where, "null, negative, or infinite weights", sample, bad, problems, "Write numbers from 0 up.")
-        weight = np.where(weight > 0, sample, 0.0)
+        weight = np.where((weight > 0) & ~bad, sample, 0.0)
     return weight
 
 

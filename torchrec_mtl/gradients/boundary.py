@@ -67,7 +67,7 @@ class Boundary:
         losses = self.gramian.new_zeros(self.gramian.shape[-1])
         weights = self.rule.weights(self.gramian, losses).reshape(-1, losses.numel())
         self.weights = weights
-        return [(weights[0] @ stack).view_as(g) for stack, g in zip(stacks, per_task[0], strict=True)]
+        return [(weights[0].to(s.dtype) @ s).view_as(g) for s, g in zip(stacks, per_task[0], strict=True)]
 
 
 def global_gramian(stacks: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.gradients.base import RuleConfig
 
 _TINY = 1e-24
+_ROUNDING = 1e-5  # float32: what the projection leaves of a squared norm is noise below this part of it
 
 
 class HTLNetRule:
@@ -82,7 +83,8 @@ class HTLNetRule:
         projected2 = norm2 - 2 * removed * dot + removed.square() * core2
         task2 = projected2 if c.norm_source == "projected" else norm2
         ratio = (core2 / task2.clamp_min(_TINY)).sqrt().clamp(1 / c.clip if c.clip_two_sided else 0.0, c.clip)
-        scale = torch.where(acts, c.gamma * ratio + 1 - c.gamma, 1.0)
+        # Nor is a gradient raised of which the projection left nothing but rounding (it was opposed to the core's).
+        scale = torch.where(acts & (task2 > _ROUNDING * norm2), c.gamma * ratio + 1 - c.gamma, 1.0)
         others = torch.ones_like(scale)
         others[:, self.core] = 0.0
         weights = scale * others

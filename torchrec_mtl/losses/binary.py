@@ -54,10 +54,11 @@ class Focal(Loss):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return [B]."""
-        # With t = p for y = 1 and 1 - p for y = 0, both cases are -a_t (1 - t)^g log t.
-        log_t = -F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        # With t = p for y = 1 and 1 - p for y = 0, both cases are -a_t (1 - t)^g log t. In logarithms: the gradient of a
+        # power of 1 - t is infinite at t = 1 for g < 1.
+        signed = logits * (2 * labels - 1)
         weight = self.alpha * labels + (1 - self.alpha) * (1 - labels)
-        return -weight * (-torch.expm1(log_t)).pow(self.gamma) * log_t
+        return -weight * torch.exp(self.gamma * F.logsigmoid(-signed)) * F.logsigmoid(signed)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return probabilities [B]."""

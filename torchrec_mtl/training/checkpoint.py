@@ -6,15 +6,18 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
+
+from torchrec_mtl.training.distributed import on_rank_0
 
 _ALLOWED_MODULES = frozenset({"torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"})
 _ALLOWED_NAMES = frozenset(
@@ -60,9 +63,10 @@ class TensorReader(FileSystemReader):
 
 
 class Checkpoints:
-    """The checkpoints of a run: ``step-*`` folders, and an index that names the latest and the best.
+    """The checkpoints of a run: ``step-*`` folders of tensors and notes.
 
-    A checkpoint is written under another name and renamed when whole, so that a torn one is never chosen.
+    A checkpoint is written under another name and renamed when whole, and the folders themselves say which is the latest and
+    the best: there is no index that a crash could leave behind the facts.
 
     Args:
         run_dir: of the run.
@@ -81,51 +85,31 @@ class Checkpoints:
             notes: JSON values: position, phase, monitor.
             step: names the checkpoint.
             best: it is the best so far.
+
+        Raises:
+            CheckpointError: it could not be written, on all ranks.
         """
-        name = f"step-{step:09d}"
-        partial, final = self.folder / f".partial-{name}", self.folder / name
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        dcp.save(dict(tensors), checkpoint_id=partial)
-        if dist.get_rank() == 0:
-            (partial / "notes.json").write_text(json.dumps(notes, indent=2) + "\n")
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
-            index = {**self.index(), "latest": name}
-            if best:
-                index["best"] = name
-            self._write_index(index)
-            self._prune(index)
-        dist.barrier()
+        partial = self.folder / f".partial-{_name(step)}"
+        on_rank_0(lambda: self._prepare(partial))
+        with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
+            dcp.save(dict(tensors), checkpoint_id=partial)
+        on_rank_0(lambda: self._publish(partial, notes, step, best))
+
+    def amend(self, notes: Mapping[str, Any], *, step: int, best: bool) -> None:
+        """Write other notes beside the tensors saved at ``step``; on all ranks together."""
+        on_rank_0(lambda: _write_notes(self.folder / _name(step), notes, best))
 
     def index(self) -> dict[str, str]:
-        """Return ``{"latest": name, "best": name}``, as far as there are any."""
-        path = self.folder / "index.json"
-        if not path.is_file():
-            return {}
-        index: dict[str, str] = json.loads(path.read_text())
-        return {key: name for key, name in index.items() if (self.folder / name / "notes.json").is_file()}
-
-    def _write_index(self, index: Mapping[str, str]) -> None:
-        partial = self.folder / ".index.json"
-        partial.write_text(json.dumps(index, indent=2) + "\n")
-        os.replace(partial, self.folder / "index.json")
-
-    def _prune(self, index: Mapping[str, str]) -> None:
-        steps = sorted(p for p in self.folder.glob("step-*") if p.name not in index.values())
-        surplus = len(steps) + 1 - self.keep  # the latest counts
-        for old in steps[: max(surplus, 0)]:
-            shutil.rmtree(old, ignore_errors=True)
+        """Return ``{"latest": name, "best": name}``, as far as there are any; torn checkpoints do not count."""
+        whole = [p for p in sorted(self.folder.glob("step-*")) if _read_notes(p) is not None]
+        best = [p for p in whole if (_read_notes(p) or {})["is_best"]]
+        return {key: found[-1].name for key, found in (("latest", whole), ("best", best)) if found}
 
     def notes(self, which: str) -> dict[str, Any] | None:
         """Return the notes of the ``latest`` or ``best`` checkpoint, or None where there is none."""
         name = self.index().get(which)
-        if name is None:
-            return None
-        notes: dict[str, Any] = json.loads((self.folder / name / "notes.json").read_text())
-        return notes
+        stored = None if name is None else _read_notes(self.folder / name)
+        return None if stored is None else dict(stored["notes"])
 
     def load(self, tensors: dict[str, Any], which: str) -> None:
         """Load in place, on all ranks together; sharded tensors are re-sharded as needed.
@@ -138,17 +122,78 @@ class Checkpoints:
         Raises:
             CheckpointError: there is none, it does not fit the model, or it holds more than tensors.
         """
-        name = self.index().get(which)
+        name = on_rank_0(lambda: self.index().get(which))
         if name is None:
             raise CheckpointError(f"no {which} checkpoint in {self.folder}; was the run trained?")
         path = self.folder / name
-        try:
+        with _as_checkpoint_error(f"cannot load {path}"):
             stored = TensorReader(str(path)).read_metadata().state_dict_metadata
+            _check_names(tensors, stored)
             wanted = {k: v for k, v in tensors.items() if k != "rng"}
             wanted["rng"] = {k: v for k, v in tensors.get("rng", {}).items() if f"rng.{k}" in stored}
             dcp.load(wanted, storage_reader=TensorReader(str(path)))
-        except BaseException as error:  # DCP's CheckpointException is no Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
-            raise CheckpointError(f"cannot load {path}: {reason.strip()}") from error
+
+    def _prepare(self, partial: Path) -> None:
+        for torn in self.folder.glob(".partial-*"):
+            shutil.rmtree(torn, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def _publish(self, partial: Path, notes: Mapping[str, Any], step: int, best: bool) -> None:
+        _write_notes(partial, notes, best)
+        final = self.folder / _name(step)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        self._prune()
+
+    def _prune(self) -> None:
+        chosen = self.index().values()
+        surplus = [p for p in sorted(self.folder.glob("step-*")) if p.name not in chosen]
+        for old in surplus[: len(surplus) - (self.keep - 1)]:  # the latest counts as kept
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _write_notes(folder: Path, notes: Mapping[str, Any], best: bool) -> None:
+    partial = folder / ".notes.json"
+    with partial.open("w") as file:
+        file.write(json.dumps({"is_best": best, "notes": notes}, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / "notes.json")
+
+
+def _read_notes(folder: Path) -> dict[str, Any] | None:
+    """Return what was written beside a checkpoint, or None where it is not whole."""
+    if not (folder / ".metadata").is_file():
+        return None
+    try:
+        stored = json.loads((folder / "notes.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) and {"is_best", "notes"} <= stored.keys() else None
+
+
+def _check_names(tensors: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where the wanted parts have other tensors than the checkpoint: DCP ignores what it has too much."""
+    wanted = {key for key in flatten_state_dict(dict(tensors))[0] if not key.startswith("rng.")}
+    parts = tuple(f"{part}." for part in tensors if part != "rng")
+    # Sharded tensors are named on every rank, states of replicated ones too.
+    found = {key for key in stored if key.startswith(parts)}
+    for what, keys in (("has no", wanted - found), ("has a surplus", found - wanted)):
+        if keys:
+            raise ValueError(f"the checkpoint is of another model: it {what} {', '.join(sorted(keys)[:3])}")
+
+
+@contextmanager
+def _as_checkpoint_error(what: str) -> Iterator[None]:
+    """Turn every failure into one `CheckpointError` of one line; DCP's ``CheckpointException`` is no ``Exception``."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
+        raise CheckpointError(f"{what}: {reason.strip()}") from error

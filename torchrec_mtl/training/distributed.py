@@ -56,20 +56,25 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def on_rank_0(action: Callable[[], T]) -> T:
-    """Run ``action`` on rank 0 and return its result on every rank; a ``ValueError`` there is raised on every rank.
+    """Run ``action`` on rank 0 and return its result on every rank; an error there is raised on every rank.
 
-    The result travels pickled between the job's own processes.
+    A ``ValueError`` keeps its type, anything else becomes a ``RuntimeError`` on the other ranks. The result travels pickled
+    between the job's own processes.
     """
     outcome: list[Any] = [None, None]
+    failure: Exception | None = None
     if dist.get_rank() == 0:
         try:
             outcome[0] = action()
-        except ValueError as error:
-            outcome[1] = str(error)
+        except Exception as error:  # raised below, after the other ranks know
+            failure, outcome[1] = error, (isinstance(error, ValueError), str(error))
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(outcome, src=0)
+    if failure is not None:
+        raise failure
     if outcome[1] is not None:
-        raise ValueError(outcome[1])
+        is_value_error, message = outcome[1]
+        raise (ValueError if is_value_error else RuntimeError)(message)
     result: T = outcome[0]
     return result
 

@@ -44,8 +44,17 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total: int) -> float:
     return 1.0
 
 
-def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseOptimConfig) -> None:
-    """Have the tables' optimizer applied in backward; call before sharding."""
+def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseOptimConfig, device: torch.device) -> None:
+    """Have the tables' optimizer applied in backward; call before sharding.
+
+    Raises:
+        ValueError: FBGEMM would ignore the weight decay.
+    """
+    if config.weight_decay and (device.type == "cpu" or config.type in {"sgd", "adagrad"}):
+        raise ValueError(
+            f"optim.sparse.weight_decay: FBGEMM's {config.type} on {device.type} has none and would ignore {config.weight_decay}; "
+            "set it to 0 (rowwise_adagrad and adam on cuda have it)"
+        )
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.type != "sgd":
         options["eps"] = config.eps

@@ -9,10 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import yaml
@@ -27,7 +26,8 @@ from torchrec_mtl.data.preflight import check_schema
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, once_a_node
-from torchrec_mtl.training.evaluation import Evaluation
+from torchrec_mtl.training.evaluation import Evaluation, Metrics
+from torchrec_mtl.training.reference_rows import reference_metrics
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
 from torchrec_mtl.training.state import TrainState
@@ -56,12 +56,14 @@ class RunResult:
         split: "test" or "eval".
         step: of the checkpoint evaluated.
         trained: False where the run was finished before.
+        references: model -> metrics of the reference models, where asked for; on rank 0.
     """
 
     evaluation: Evaluation | None
     split: str
     step: int
     trained: bool
+    references: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 def train(config: RunConfig, device: torch.device, *, fresh: bool = False, console: Console | None = None) -> RunResult:
@@ -90,20 +92,34 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     trained = not state.finished
     if trained:
         _train(session, state, files, checkpoints, run_dir, console)
-    which = "best" if "best" in checkpoints.index() else "latest"
-    return _final(session, files, checkpoints, which, run_dir, trained)
+    return _final(session, files, checkpoints, run_dir, trained)
+
+
+def best_or_latest(checkpoints: Checkpoints) -> str:
+    """Return which checkpoint to use: the best where evaluations chose one."""
+    return "best" if "best" in checkpoints.index() else "latest"
 
 
 def prepare_data(config: RunConfig, console: Console) -> None:
-    """Run ``data.prepare`` where the training file is missing."""
-    script, first = config.data.prepare, config.data.train[0]
-    if script is None or "://" in first or any(c in first for c in "*?[") or Path(first).exists():
+    """Run ``data.prepare`` where a file of the data is missing."""
+    missing, script = missing_files(config), config.data.prepare
+    if script is None or not missing:
         return
-    out = Path(first).parent
-    console.print(f"{first} is missing; running {Path(script).name} --out {out}", highlight=False)
+    out = Path(missing[0]).parent
+    console.print(f"{missing[0]} is missing; running {Path(script).name} --out {out}", highlight=False, soft_wrap=True)
     done = subprocess.run([sys.executable, script, "--out", str(out)], check=False)
     if done.returncode:
         raise ValueError(f"data.prepare: {script} failed with exit status {done.returncode}; see its message above")
+
+
+def missing_files(config: RunConfig) -> list[str]:
+    """Return the local files named by the config (globs and URIs aside) that do not exist."""
+    data = config.data
+    return [p for p in (*data.train, *(data.eval or ()), *(data.test or ())) if _is_missing_file(p)]
+
+
+def _is_missing_file(pattern: str) -> bool:
+    return "://" not in pattern and not any(c in pattern for c in "*?[") and not Path(pattern).exists()
 
 
 def open_data(config: RunConfig) -> Files:
@@ -148,7 +164,7 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
     saved.write_text(dump(config))
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def _differences(old: object, new: object, path: str = "") -> list[str]:
     if path in _MAY_DIFFER:
         return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -181,16 +197,14 @@ def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint
         )
     session.restore(checkpoints, "latest")
     if is_main() and not state.finished:
-        console.print(f"going on after step {state.step}", highlight=False)
+        console.print(f"going on after step {state.step}", highlight=False, soft_wrap=True)
     return state
 
 
 def _train(
     session: Session, state: TrainState, files: Files, checkpoints: Checkpoints, run_dir: Path, console: Console
 ) -> None:
-    trainer = Trainer(
-        session, state, train_files=files.train, eval_files=files.eval, checkpoints=checkpoints, sinks=()
-    )
+    trainer = Trainer(session, state, train_files=files.train, eval_files=files.eval, checkpoints=checkpoints, sinks=())
     sinks: list[MetricSink] = []
     if is_main():
         sinks = [
@@ -206,7 +220,7 @@ def _train(
         for sink in sinks:
             sink.close()
     for feature, count in session.encoder.counts.items():
-        console.print(f"data.bad_ids: {count} ids of '{feature}' were out of range on this rank", highlight=False)
+        console.print(f"data.bad_ids: {count} ids of '{feature}' were out of range on this rank", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -225,9 +239,8 @@ def _stop_on_signals(session: Session) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _final(
-    session: Session, files: Files, checkpoints: Checkpoints, which: str, run_dir: Path, trained: bool
-) -> RunResult:
+def _final(session: Session, files: Files, checkpoints: Checkpoints, run_dir: Path, trained: bool) -> RunResult:
+    which = on_rank_0(lambda: best_or_latest(checkpoints))
     notes = on_rank_0(lambda: checkpoints.notes(which))
     step = int(notes["step"]) if notes else 0
     data, split = (files.test, "test") if files.test is not None else (files.eval, "eval")
@@ -235,10 +248,13 @@ def _final(
         return RunResult(None, split, step, trained)
     session.restore(checkpoints, which, weights_only=True)
     evaluation = session.evaluate(data)
+    references: dict[str, Metrics] = {}
     if is_main():
         text = json.dumps({"step": step, "tasks": evaluation.tasks}, indent=2) + "\n"
         (run_dir / "metrics.json").write_text(text)
-    return RunResult(evaluation, split, step, trained)
+        if session.config.train.references:
+            references = reference_metrics(session.config, session.encoder, files.train, data)
+    return RunResult(evaluation, split, step, trained, references)
 
 
 def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
@@ -250,5 +266,7 @@ def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
     run_dir = Path(run)
     for name in ("config.yaml", "statistics.json", "checkpoints"):
         if not (run_dir / name).exists():
-            raise ValueError(f"{run_dir} is not a trained run: {name} is missing. Give the run_dir of `torchrec-mtl train`")
+            raise ValueError(
+                f"{run_dir} is not a trained run: {name} is missing. Give the run_dir of `torchrec-mtl train`"
+            )
     return load_config(run_dir / "config.yaml"), Statistics.load(run_dir / "statistics.json"), Checkpoints(run_dir)

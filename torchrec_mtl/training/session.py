@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -72,11 +73,16 @@ class Session:
         """
         # The base pipeline cannot be used again after its data ended; a new one costs nothing.
         pipeline = self.sparse_dist or TrainPipelineBase(self.model, self.optimizers.combined, self.device)
-        while True:
-            try:
-                yield pipeline.progress(batches)
-            except StopIteration:
-                return
+        try:
+            while True:
+                try:
+                    output = pipeline.progress(batches)
+                except StopIteration:
+                    return
+                yield output
+        finally:
+            if self.sparse_dist is not None:
+                self.sparse_dist.reset()  # after an early end, what is in flight belongs to no later call
 
     def evaluate(self, files: Sequence[DataFile]) -> Evaluation:
         """Compute exact metrics over all ranks; the model is left in train mode."""
@@ -123,6 +129,7 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
     Raises:
         ValueError: the world size does not fit the batch, or the planner finds no plan.
     """
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_worth_showing)
     streams = config.data.streams
     if streams % dist.get_world_size():
         fits = ", ".join(str(n) for n in range(1, streams + 1) if streams % n == 0)
@@ -146,6 +153,11 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
         optimizers=optimizers,
         sparse_dist=TrainPipelineSparseDist(sharded, cast(Any, optimizers.combined), device) if _overlaps(config, device) else None,
     )
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    """Drop torch's advice on a call of TorchRec's, shown once a process by every ``KeyedJaggedTensor``."""
+    return "is_fx_tracing will return true" not in record.getMessage()
 
 
 def _overlaps(config: RunConfig, device: torch.device) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -25,7 +27,9 @@ from torchrec_mtl.training.optim import fuse_sparse_optimizer
 
 def sharders() -> list[ModuleSharder[nn.Module]]:
     """Return the sharders of both collections."""
-    both = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+    # Without the mode FBGEMM takes a weight decay and ignores it.
+    fused = {"weight_decay_mode": WeightDecayMode.L2}
+    both = [EmbeddingBagCollectionSharder(fused_params=dict(fused)), EmbeddingCollectionSharder(fused_params=dict(fused))]
     return cast("list[ModuleSharder[nn.Module]]", both)
 
 
@@ -39,9 +43,9 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device, *, sta
         static_graph: False where phases train different parameters.
 
     Raises:
-        ValueError: the planner finds no plan.
+        ValueError: the planner finds no plan, or the tables' optimizer ignores an option.
     """
-    fuse_sparse_optimizer(model.embeddings.parameters(), config.optim.sparse)
+    fuse_sparse_optimizer(model.embeddings.parameters(), config.optim.sparse, device)
     group = dist.group.WORLD
     assert group is not None, "shard() needs a process group; see torchrec_mtl.training.distributed"
     topology = TopologyFactory.create_topology(
@@ -56,9 +60,12 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device, *, sta
     )
     plan = planner.collective_plan(model, sharders(), group)
     wrapper = DefaultDataParallelWrapper(static_graph=static_graph, find_unused_parameters=not static_graph)
-    sharded = DistributedModelParallel(
-        model, device=device, plan=plan, sharders=sharders(), data_parallel_wrapper=wrapper, init_data_parallel=True
-    )
+    with warnings.catch_warnings():
+        # TorchRec hands DDP an argument that torch has renamed; nothing a user could do about it.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        sharded = DistributedModelParallel(
+            model, device=device, plan=plan, sharders=sharders(), data_parallel_wrapper=wrapper, init_data_parallel=True
+        )
     initialise_tables(sharded.state_dict(), config.features, config.train.seed)
     return sharded
 

@@ -24,7 +24,9 @@ class TrainState:
         best_step: its step.
         stale: evaluations since.
         evaluated: step of the last evaluation.
+        settled: step after which evaluation and saving were last seen to; a stop may come before them.
         finished: nothing is left to train.
+        data: fingerprint of the training files.
     """
 
     phase: int = 0
@@ -35,6 +37,7 @@ class TrainState:
     best_step: int = 0
     stale: int = 0
     evaluated: int = 0
+    settled: int = 0
     finished: bool = False
     data: dict[str, Any] = field(default_factory=dict)
 

@@ -89,14 +89,13 @@ class Trainer:
             while state.epoch < phase.epochs and not state.finished:
                 self._epoch()
             state.phase, state.epoch = state.phase + 1, 0
-        state.finished = True
-        self._save(best=False, again=True)
 
     def _epoch(self) -> None:
         state = self.state
         passed = sum(p.epochs for p in self.phases[: state.phase]) + state.epoch
         batches = prefetch(self.reader.epoch(passed, state.epoch_step), self.session.config.data.prefetch)
         with closing(batches):
+            self._events()  # those that a stop came before
             while state.epoch_step < self.reader.steps_per_epoch and not state.finished:
                 self._steps(take(batches, self._until_next_event()))
                 self._events()
@@ -150,18 +149,20 @@ class Trainer:
         self._write(values)
 
     def _events(self) -> None:
-        """Evaluate and save where it is time; decide whether training goes on."""
-        state = self.state
-        ended = state.step >= self.total_steps or state.epoch_step >= self.reader.steps_per_epoch
-        every = self.config.eval_every
+        """Evaluate and save where it is time, once a step; decide whether training goes on."""
+        state, start = self.state, time.monotonic()
+        if state.settled == state.step:
+            return
+        over = state.step >= self.total_steps
+        ended = over or state.epoch_step >= self.reader.steps_per_epoch
         best = False
-        if self.eval_files is not None and (ended if every is None else state.step % every == 0 or state.step >= self.total_steps):
+        if self.eval_files is not None and (_is_time(state.step, self.config.eval_every, ended) or over):
             best = self._evaluate(self.eval_files)
-        if state.step >= self.total_steps or self._patience_is_over():
-            state.finished = True
-        due = self.config.checkpoint_every is not None and state.step % self.config.checkpoint_every == 0
-        if best or due or (ended and self.config.checkpoint_every is None) or state.evaluated == state.step:
+        evaluated = state.evaluated == state.step
+        state.settled, state.finished = state.step, over or self._patience_is_over()
+        if evaluated or state.finished or _is_time(state.step, self.config.checkpoint_every, ended):
             self._save(best=best)
+        self._window.start += time.monotonic() - start  # the speed shown is that of training
 
     def _evaluate(self, files: Sequence[DataFile]) -> bool:
         evaluation: Evaluation = self.session.evaluate(files)
@@ -173,16 +174,23 @@ class Trainer:
         patience = self.config.monitor.patience
         return patience is not None and self.state.stale >= patience
 
-    def _save(self, *, best: bool, again: bool = False) -> None:
-        if self._saved_step == self.state.step and not again:
+    def _save(self, *, best: bool) -> None:
+        step, notes = self.state.step, self.state.notes()
+        if self._saved_step == step:
+            self.checkpoints.amend(notes, step=step, best=best)
             return
-        self._saved_step = self.state.step
-        self.checkpoints.save(self.session.tensors(), self.state.notes(), step=self.state.step, best=best)
+        self.checkpoints.save(self.session.tensors(), notes, step=step, best=best)
+        self._saved_step = step
 
     def _write(self, values: dict[str, float]) -> None:
         finite = {name: v for name, v in values.items() if not math.isnan(v)}
         for sink in self.sinks:
             sink.write(self.state.step, finite)
+
+
+def _is_time(step: int, every: int | None, ended: bool) -> bool:
+    """Return whether something is due that happens every so many steps, by default at the end of each epoch."""
+    return ended if every is None else step % every == 0
 
 
 def is_main() -> bool:

@@ -68,8 +68,6 @@ def test_the_bare_command_trains_the_example(repository):
     app = components.htlnet()
     assert app.name == "htlnet"
     assert command_of(app)[-4:] == ["-m", "torchrec_mtl", "train", "examples/cdnow/htlnet.yaml"]
-    prepare = "{ test -f data/cdnow/test.parquet || python examples/cdnow/prepare.py; } && exec torchrun"
-    assert prepare in app.roles[0].args[1]
 
 
 def test_options_then_overrides_reach_the_command(repository):
@@ -86,7 +84,6 @@ def test_a_config_of_ones_own_is_run_as_it_is(repository):
     app = materialize_appdef(components.train, [*TRAIN, "train.seed=1"])
     assert app.name == "mine"
     assert command_of(app)[-3:] == ["train", "mine.yaml", "train.seed=1"]
-    assert "prepare" not in app.roles[0].args[1]
 
 
 def test_train_needs_a_config(capsys):

@@ -1,0 +1,198 @@
+"""Samples/s of the whole job, Parquet to metrics, beside a hand-written TorchRec loop on batches held in memory.
+
+    python benchmarks/throughput.py examples/cdnow/htlnet.yaml [key=value ...] [--repeats 5]
+
+The hand-written loop has the same tables, the same HTLNet, and the plain sum of the losses, in
+`DistributedModelParallel` with the same fused optimizer; it is given its batches for nothing and ends an epoch with
+predictions of the evaluation batches and AUCs. The job reads, shuffles, and encodes Parquet, trains, logs, evaluates
+with all metrics, and writes checkpoints; it runs once with the sum and once with the gradient rule of the config. One
+thread, interleaved, the median of the ratios; set-up of both is left out. Peak memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torchrec.distributed.train_pipeline import TrainPipelineBase
+
+from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.config.load import load_config, parse
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.data.batch import Batch
+from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.statistics import Statistics
+from torchrec_mtl.embeddings import Embeddings
+from torchrec_mtl.heads.htlnet import HTLNet
+from torchrec_mtl.training.checkpoint import Checkpoints
+from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.metrics import auc
+from torchrec_mtl.training.optim import Optimizers
+from torchrec_mtl.training.run import Files, open_data, prepare_data
+from torchrec_mtl.training.session import open_session
+from torchrec_mtl.training.sharding import shard
+from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
+from torchrec_mtl.training.state import TrainState
+from torchrec_mtl.training.trainer import Trainer
+
+Epoch = Callable[[], int]
+"""Trains and evaluates one epoch; returns the rows trained."""
+
+
+class HandWritten(torch.nn.Module):
+    """What a TorchRec user writes: tables, concatenation, HTLNet, the sum of mean losses."""
+
+    def __init__(self, config: RunConfig, scale: dict[str, tuple[float, float]]) -> None:
+        super().__init__()
+        features = config.features
+        self.embeddings = Embeddings(features, "shared", config.task_names)
+        dims = {t.name: t.dim for t in features.tables}
+        width = sum(dims[f.table] for f in (*features.sparse, *features.sequences)) + len(features.dense)
+        assert isinstance(config.head, HTLNet.Config)
+        self.head = HTLNet(width, config.task_names, config.head)
+        self.tasks, self.scale = config.tasks, scale
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (loss, predictions [B, K])."""
+        pooled, unpooled = self.embeddings(batch)
+        parts = [pooled.values()] if pooled is not None else []
+        for jagged in (unpooled or {}).values():
+            rows = torch.repeat_interleave(torch.arange(len(batch.labels)), jagged.lengths().long())
+            total = torch.zeros(len(batch.labels), jagged.values().shape[1]).index_add(0, rows, jagged.values())
+            parts.append(total / jagged.lengths().clamp_min(1).unsqueeze(1))
+        logits = self.head(Representation(torch.cat([*parts, batch.dense], dim=1))).logits
+        loss = torch.zeros(())
+        for k, task in enumerate(self.tasks):
+            mean, std = self.scale[task.name]
+            y, w = batch.labels[:, k], batch.weights[:, k]
+            z = logits[task.name]
+            if task.kind == "binary":
+                values = binary_cross_entropy_with_logits(z, y, reduction="none")
+            else:
+                values = mse_loss(z, (y - mean) / std, reduction="none")
+            loss = loss + (values * w).sum() / w.sum().clamp_min(1)
+        return loss.reshape(1), torch.stack([z.detach() for z in logits.values()], dim=1)
+
+
+def hand_written(config: RunConfig, files: Files, stats: Statistics, device: torch.device) -> Epoch:
+    """Return a function that trains and evaluates one epoch and returns the rows trained."""
+    session = open_session(config, stats, device)
+    batches = list(session.reader(files.train, train=True).epoch(0))
+    held_out = list(session.reader(files.eval, train=False).epoch(0)) if files.eval else []
+    scale = {name: (s.mean, s.std) for name, s in stats.labels.items()}
+    model = shard(HandWritten(config, scale), config, device)  # type: ignore[arg-type]
+    optimizers = Optimizers(model, config.optim.dense, config.optim.sparse.lr)
+
+    def epoch() -> int:
+        model.train()
+        pipeline, data = TrainPipelineBase(model, optimizers.combined, device), iter(batches)
+        for _ in batches:
+            pipeline.progress(data)
+        model.eval()
+        with torch.no_grad():
+            predictions = torch.cat([model(b)[1] for b in held_out])
+        labels = torch.cat([b.labels for b in held_out])
+        valid = torch.cat([b.valid for b in held_out]) > 0
+        for k, task in enumerate(config.tasks):
+            if task.kind == "binary":
+                auc(labels[valid, k].numpy(), predictions[valid, k].numpy())
+        return sum(int(b.valid.sum()) for b in batches)
+
+    return epoch
+
+
+def whole_job(config: RunConfig, files: Files, stats: Statistics, device: torch.device, folder: Path) -> Epoch:
+    """Return a function that runs the trainer over one epoch, metrics and checkpoint included."""
+    session = open_session(config, stats, device)
+    folder.mkdir(parents=True)
+
+    def epoch() -> int:
+        sinks: list[MetricSink] = [JsonLinesSink(folder / "metrics.jsonl"), TensorBoardSink(folder / "tb", 0)]
+        trainer = Trainer(
+            session,
+            TrainState(),
+            train_files=files.train,
+            eval_files=files.eval,
+            checkpoints=Checkpoints(folder),
+            sinks=sinks,
+        )
+        sinks.append(ProgressSink(Console(file=io.StringIO()), trainer.total_steps, 0))
+        trainer.fit()
+        for sink in sinks:
+            sink.close()
+        return trainer.reader.num_rows
+
+    return epoch
+
+
+def _sides(config: RunConfig, device: torch.device, folder: Path) -> dict[str, Callable[[], Epoch]]:
+    files = open_data(config)
+    stats = collect(files.train, config.data, config.features, config.tasks)
+    plain = parse({**config.model_dump(mode="json"), "gradient": {"type": "sum"}})
+    return {
+        "hand-written": lambda: hand_written(plain, files, stats, device),
+        "job, sum": lambda: whole_job(plain, files, stats, device, folder / "sum"),
+        f"job, {config.gradient.type}": lambda: whole_job(config, files, stats, device, folder / "rule"),
+    }
+
+
+def _measure(sides: dict[str, Callable[[], Epoch]], repeats: int) -> None:
+    run = {name: make() for name, make in sides.items()}
+    speed: dict[str, list[float]] = {name: [] for name in run}
+    for repeat in range(repeats + 1):
+        for name, epoch in run.items():
+            start = time.perf_counter()
+            rows = epoch()
+            if repeat:  # the first warms up
+                speed[name].append(rows / (time.perf_counter() - start))
+    base = speed["hand-written"]
+    for name, values in speed.items():
+        ratios = [v / b for v, b in zip(values, base, strict=True)]
+        print(
+            f"{name:<14} {statistics.median(values):>9.0f} samples/s   ratio {statistics.median(ratios):.2f}"
+            f"  ({min(ratios):.2f} to {max(ratios):.2f})",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it for its memory."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", help="run one side once and print its peak memory")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_config(options.config, [*options.overrides, "train.epochs=1"])
+    prepare_data(config, Console())
+    with tempfile.TemporaryDirectory() as folder, process_group("cpu") as device:
+        sides = _sides(config, device, Path(folder))
+        if options.only:
+            sides[options.only]()()
+            print(f"{options.only:<14} peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+            return
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrec", "pyarrow"))
+        print(f"{options.config}, seed {config.train.seed}; Python {platform.python_version()}, {versions}")
+        print(f"{platform.platform()}, {os.cpu_count()} cores, one thread")
+        _measure(sides, options.repeats)
+    for name in sides:
+        subprocess.run([sys.executable, *sys.argv, "--only", name], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The ladder: unsharded, sharded by either plan, and 2 ranks give the same weights after 20 steps of SGD."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from tests.distributed.runs import (
+    ADAPTIVE,
+    BATCH,
+    HTLNET,
+    RULE,
+    SGD,
+    differences,
+    raw_config,
+    rows_of,
+    saved,
+    train_ranks,
+    with_values,
+    write,
+)
+from torchrec_mtl.config.load import parse
+from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.encode import Encoder
+from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.data.synthetic import make_table
+from torchrec_mtl.embeddings import initialise_tables
+from torchrec_mtl.losses.base import LabelScale
+from torchrec_mtl.model import build_model
+from torchrec_mtl.training.run import open_data
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+STEPS = 20
+ROWS = STEPS * BATCH - 30  # the last batch is padded
+BOUND = 1e-6
+IDS = ("user_id", "item_id", "watched", "tags")
+
+
+def hard_table() -> pa.Table:
+    """Nulls everywhere; batches in which rank 1, or everyone, has no row of two tasks, or not a single id."""
+    table = make_table(ROWS, seed=1, nulls=True)
+    for step, rank in ((3, 1), (5, None)):
+        table = with_values(table, "click", rows_of(ROWS, step, rank=rank), 0)
+    for step, rank in ((7, 1), (9, None)):
+        for column in IDS:
+            table = with_values(table, column, rows_of(ROWS, step, rank=rank), None)
+    return table
+
+
+@pytest.fixture(scope="module")
+def train_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("data") / "train.parquet", hard_table())
+
+
+def hard_config(train_file: str, run_dir: Path, **sections: Any) -> dict[str, Any]:
+    return raw_config(train_file, run_dir, data={"shuffle": False}, **sections)
+
+
+def train_unsharded(raw: dict[str, Any]) -> dict[str, Tensor]:
+    """Twenty steps without TorchRec's sharding, pipeline, fused optimizer, or our trainer."""
+    config = parse(raw)
+    data, files = config.data, open_data(config).train
+    statistics = collect(files, data, config.features, config.tasks)
+    encoder = Encoder(data, config.features, config.tasks, statistics)
+    reader = ParquetReader(
+        files, encoder, batch_size=data.batch_size, streams=data.streams, window=data.window, shuffle=data.shuffle
+    )
+    scales = {name: LabelScale(s.mean, s.std) for name, s in statistics.labels.items()}
+    model = build_model(config, scales, tables="cpu")
+    initialise_tables(model.state_dict(), config.features, config.train.seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.optim.dense.lr)
+    for batch in reader.epoch(0):
+        model.objective.head.set_progress(batch.step / STEPS, batch.step)
+        losses, _ = model(batch)
+        optimizer.zero_grad()
+        losses.sum().backward()
+        optimizer.step()
+    return {f"model.{key}": value for key, value in model.state_dict().items()}
+
+
+def with_plan(raw: dict[str, Any], sharding: str) -> dict[str, Any]:
+    """Tables wide enough to be cut into columns, all sharded one way."""
+    tables = [{**table, "dim": 64, "sharding": [sharding]} for table in raw["features"]["tables"]]
+    return {**raw, "features": {**raw["features"], "tables": tables}}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("sharding", ["table_wise", "column_wise"])
+def test_sharded_equals_unsharded(train_file: str, tmp_path: Path, sharding: str, world_size: int) -> None:
+    raw = with_plan(hard_config(train_file, tmp_path), sharding)
+    train_ranks(raw, world_size)
+    found = differences(train_unsharded(raw), saved(tmp_path))
+    print(f"{sharding} on {world_size}: {found}")
+    assert max(found.values()) < BOUND
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "htlnet": {},
+    "htlnet_at_representation": {"gradient": {**RULE, "at": "representation"}},
+    "shared_bottom_per_task_passes": {"head": {"type": "shared_bottom", "shared": [16], "tower": [8], "norm": "batch"}},
+    "single_task": {"head": {"type": "single_task", "tower": [16, 8], "norm": "batch"}, "gradient": {"type": "sum"}},
+    "htlnet_with_gradients_up_the_funnel": {"head": {**HTLNET, "stop_gradient_at": "none"}},
+    "adagrad_tables": {"optim": {"sparse": ADAPTIVE["sparse"], "dense": SGD["dense"]}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_process(train_file: str, tmp_path: Path, case: str) -> None:
+    for world_size in (1, 2):
+        train_ranks(hard_config(train_file, tmp_path / str(world_size), **CASES[case]), world_size)
+    one = saved(tmp_path / "1")
+    found = differences(one, saved(tmp_path / "2"))
+    print(f"{case}: {found}")
+    assert all(torch.isfinite(value).all() for value in one.values())
+    # Row-wise Adagrad divides by the root of its state, which is small where gradients are.
+    assert max(found.values()) < (1e-5 if case == "adagrad_tables" else BOUND)

@@ -1,0 +1,31 @@
+"""What a bottom hands a head."""
+
+import torch
+
+from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.features import Features, FeaturesSpec
+
+SHARED = torch.randn(4, 3)
+
+
+def test_tasks_read_the_shared_representation_where_there_is_no_other():
+    r = Representation(SHARED)
+    assert r.of_task(1) is SHARED
+    stacked = r.stacked(2)
+    assert stacked.shape == (4, 2, 3)
+    assert torch.equal(stacked[:, 0], SHARED)
+    assert stacked.untyped_storage().data_ptr() == SHARED.untyped_storage().data_ptr()  # a view
+
+
+def test_tasks_read_their_own_representation():
+    views = (SHARED + 1, SHARED + 2)
+    r = Representation(SHARED, views)
+    assert r.of_task(1) is views[1]
+    assert torch.equal(r.stacked(2), torch.stack(views, 1))
+
+
+def test_validity_comes_from_the_features():
+    assert Representation(SHARED).valid is None
+    valid = torch.tensor([1.0, 1, 1, 0])
+    features = Features({}, {}, torch.zeros(4, 0), FeaturesSpec((), (), ()), valid=valid)
+    assert Representation(SHARED, features=features).valid is valid

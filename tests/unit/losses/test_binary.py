@@ -1,0 +1,57 @@
+"""Losses of binary tasks."""
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from torchrec_mtl.losses.base import LabelScale
+from torchrec_mtl.losses.binary import BinaryCrossEntropy, Focal
+
+LABELS = torch.tensor([0.0, 1, 1, 0, 1])
+LOGITS = torch.tensor([-2.0, 3.0, -0.5, 0.0, 1e-3])
+EXTREME = torch.tensor([-1e4, -200.0, -90.0, 90.0, 200.0, 1e4])
+
+
+def focal(**options) -> Focal:
+    return Focal(Focal.Config(**options), LabelScale())
+
+
+def test_bce_equals_its_formula():
+    loss, p = BinaryCrossEntropy(BinaryCrossEntropy.Config(), LabelScale()), torch.sigmoid(LOGITS)
+    torch.testing.assert_close(loss(LOGITS, LABELS), -LABELS * p.log() - (1 - LABELS) * (1 - p).log())
+    torch.testing.assert_close(loss.predict(LOGITS), p)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.25, 0.75])
+def test_focal_equals_its_formula(alpha, gamma):
+    loss, p = focal(alpha=alpha, gamma=gamma), torch.sigmoid(LOGITS.double())
+    on_ones, on_zeros = -alpha * (1 - p) ** gamma * p.log(), -(1 - alpha) * p**gamma * (1 - p).log()
+    torch.testing.assert_close(loss(LOGITS.double(), LABELS.double()), torch.where(LABELS == 1, on_ones, on_zeros))
+    torch.testing.assert_close(loss.predict(LOGITS), torch.sigmoid(LOGITS))
+
+
+def test_focal_without_focus_is_weighted_cross_entropy():
+    found = focal(alpha=0.5, gamma=0.0)(LOGITS, LABELS)
+    torch.testing.assert_close(2 * found, F.binary_cross_entropy_with_logits(LOGITS, LABELS, reduction="none"))
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_is_finite_at_extreme_logits(gamma, label):
+    logits = EXTREME.clone().requires_grad_()
+    value = focal(gamma=gamma)(logits, torch.full_like(logits, label))
+    value.sum().backward()
+    assert torch.isfinite(value).all()
+    assert (value >= 0).all()
+    assert torch.isfinite(logits.grad).all()
+    # Confidently right costs nothing, confidently wrong grows with the logit.
+    right, wrong = (value[-1], value[0]) if label else (value[0], value[-1])
+    assert right == 0
+    assert wrong > 1000
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_gradient_of_focal(gamma):
+    logits = LOGITS.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: focal(gamma=gamma)(z, LABELS.double()), logits)

@@ -1,0 +1,221 @@
+"""The command line. Torch is imported inside the commands that need it, so that help and lists come at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from torchrec_mtl import __version__, doctor
+
+app = typer.Typer(
+    help="Config-driven multi-task recommenders on TorchRec.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Check, show, or describe a config.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Argument(help="The run as YAML.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings to change: key.path=value, such as train.epochs=2.", show_default=False),
+]
+DataFiles = Annotated[
+    list[str], typer.Option("--data", help="Parquet file, folder, or glob; may be repeated.", show_default=False)
+]
+RunDir = Annotated[Path, typer.Argument(help="The run_dir of a trained run.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    if not sys.warnoptions:
+        # Deprecations inside torch and torchrec are ours to follow, not the user's; `python -W` shows them.
+        warnings.filterwarnings("ignore", module=r"(torch|torchrec|fbgemm_gpu)\.")
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    return
+
+
+@contextmanager
+def _errors_for_people() -> Iterator[None]:
+    """Turn what a user can mend into a message and an exit status; anything else keeps its traceback."""
+    try:
+        doctor.require_healthy()
+    except doctor.EnvironmentMismatchError as error:
+        _fail(str(error))
+    from torchrec_mtl.model import NonFiniteLossError
+    from torchrec_mtl.training.checkpoint import CheckpointError
+    from torchrec_mtl.training.trainer import InterruptedTrainingError
+
+    try:
+        yield
+    except InterruptedTrainingError as stop:
+        _say_once(f"{stop}; the same command goes on from there")
+        # Under torchrun a failing worker would be reported as a crash; the launcher knows of the signal itself.
+        raise typer.Exit(0 if "TORCHELASTIC_RUN_ID" in os.environ else 130) from None
+    except (NonFiniteLossError, CheckpointError, ValueError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    typer.echo(f"error{'' if rank == '0' else f' (rank {rank})'}: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def _say_once(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(message, err=True)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: forget what run_dir holds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a config, or go on where its run_dir stopped; at the end print the metrics by task.
+
+    Writes to run_dir: config.yaml, statistics.json, metrics.jsonl, metrics.json, checkpoints/, tb/.
+    """
+    with _errors_for_people():
+        from rich.console import Console
+
+        from torchrec_mtl.config.load import load_config
+        from torchrec_mtl.training import report
+        from torchrec_mtl.training.distributed import process_group
+        from torchrec_mtl.training.run import train as run_training
+
+        run = load_config(config, overrides or ())
+        console = Console(stderr=as_json)
+        with process_group(run.train.device, run.train.timeout_s) as device:
+            result = run_training(run, device, fresh=fresh, console=console)
+        if os.environ.get("RANK", "0") != "0":
+            return
+        if not result.trained:
+            console.print(f"{run.run_dir} was finished before; --fresh starts over", highlight=False, soft_wrap=True)
+        if as_json:
+            typer.echo(report.as_json(result.step, result.evaluation))
+            return
+        report.show(console, run, result)
+        console.print(f"metrics, checkpoints, and TensorBoard logs are in {run.run_dir}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: RunDir,
+    data: DataFiles,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a trained run on other data, with its best checkpoint."""
+    with _errors_for_people():
+        from rich.console import Console
+
+        from torchrec_mtl.training import report
+        from torchrec_mtl.training.inference import evaluate_run
+
+        step, evaluation, config = evaluate_run(run, data)
+        if os.environ.get("RANK", "0") != "0":
+            return
+        if as_json:
+            typer.echo(report.as_json(step, evaluation))
+            return
+        report.show_evaluation(Console(), config, {config.head.type: evaluation.tasks}, f"step {step}")
+
+
+@app.command()
+def predict(
+    run: RunDir,
+    data: DataFiles,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+) -> None:
+    """Write the key columns of the data and one column of predictions a task, in the order of the input."""
+    with _errors_for_people():
+        from torchrec_mtl.training.inference import predict_run
+
+        rows = predict_run(run, data, out)
+        typer.echo(f"{rows} rows written to {out}")
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Look at the installed versions; name what does not fit, and the command that mends it."""
+    findings = doctor.diagnose()
+    typer.echo(doctor.render(findings))
+    if any(f.level == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+Listed = Literal["heads", "bottoms", "losses", "rules"]
+
+
+@app.command("list")
+def list_command(kind: Annotated[Listed, typer.Argument(help="What to list.", show_default=False)]) -> None:
+    """List the built-in and installed heads, bottoms, losses, or gradient rules."""
+    from torchrec_mtl import registry
+
+    singular: dict[str, registry.Kind] = {"heads": "head", "bottoms": "bottom", "losses": "loss", "rules": "rule"}
+    found = registry.listing(singular[kind])
+    width = max(len(name) for name, _ in found)
+    for name, description in found:
+        typer.echo(f"{name:<{width}}  {description}")
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Report everything that is wrong with a config, and with the columns of its data where the files exist."""
+    with _errors_for_people():
+        from torchrec_mtl.config.load import load_config
+        from torchrec_mtl.training.run import missing_files, open_data
+
+        run = load_config(config, overrides or ())
+        if missing := missing_files(run):
+            if run.data.prepare is None:
+                open_data(run)
+            typer.echo(f"{config}: fine; {missing[0]} is still to be made by {Path(str(run.data.prepare)).name}")
+            return
+        open_data(run)
+        typer.echo(f"{config}: fine")
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the merged config: file, overrides, and all defaults."""
+    with _errors_for_people():
+        from torchrec_mtl.config.load import dump, load_config
+
+        typer.echo(dump(load_config(config, overrides or ())), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of configs, for completion in editors."""
+    with _errors_for_people():
+        from torchrec_mtl.config.schema import json_schema
+
+        schema: dict[str, Any] = json_schema()
+        json.dump(schema, sys.stdout, indent=2)
+        typer.echo()

@@ -1,0 +1,127 @@
+"""Checks of tasks, their losses and metrics, and of the plug-ins that serve them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from torchrec_mtl.config.base import did_you_mean
+from torchrec_mtl.config.data import DataConfig
+from torchrec_mtl.config.draft import DEFAULT_LOSS, Draft
+from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.registry import resolve
+
+METRICS = {
+    "binary": ("auc", "logloss", "ne", "calibration", "ece", "gauc", "loss"),
+    "regression": ("rmse", "mae", "nrmse", "nmae", "spearman", "gini", "calibration", "loss"),
+}
+_SUM = "use gradient: {type: sum}"
+
+
+def check_tasks(draft: Draft) -> Iterator[str]:
+    """Yield what is wrong with tasks, losses, the monitored metric, head, bottom, and gradient rule."""
+    return chain(_tasks(draft), _losses(draft), _monitor(draft), _plugins(draft), _gradient(draft))
+
+
+def _tasks(draft: Draft) -> Iterator[str]:
+    labels = {i: t.label for i, t in draft.tasks.items()}
+    for i, task in draft.tasks.items():
+        owners = {k: draft.tasks[k] for k, label in labels.items() if label == task.space and k != i}
+        later = next((t for k, t in owners.items() if k > i), None)
+        if task.space == task.label:
+            yield f"tasks.{i}.space: '{task.space}' is the task's own label, which would always be 1; remove it"
+        elif any(owner.kind == "regression" for owner in owners.values()):
+            yield f"tasks.{i}.space: '{task.space}' is the label of a regression; a space is a column of 0 and 1"
+        elif later is not None and not any(k < i for k in owners):
+            yield (
+                f"tasks.{i}.space: '{task.name}' is defined inside '{task.space}', the label of '{later.name}', which "
+                "comes after it; list tasks in causal order"
+            )
+    if draft.num_tasks and len(draft.tasks) == draft.num_tasks and all(t.weight == 0 for t in draft.tasks.values()):
+        yield "tasks: the weight of every task is 0, so that nothing is trained; give one a positive weight"
+
+
+def _losses(draft: Draft) -> Iterator[str]:
+    for i, loss in draft.losses.items():
+        task, kinds = draft.tasks[i], resolve("loss", loss.type).kinds
+        if task.kind not in kinds:
+            yield (
+                f"tasks.{i}.loss: '{loss.type}' is a loss of {' and '.join(kinds)} tasks, but '{task.name}' is "
+                f"{task.kind}; use {DEFAULT_LOSS[task.kind]}"
+            )
+
+
+def _plugins(draft: Draft) -> Iterator[str]:
+    """Ask bottom, head, and rule themselves; they see whole lists of tasks only."""
+    tasks = tuple(draft.tasks.values())
+    if not tasks or len(tasks) != draft.num_tasks:
+        return
+    plugins = {"bottom": draft.bottom, "head": draft.head}
+    if draft.gradient is not None and len(tasks) > 1:
+        plugins["gradient"] = draft.gradient
+    for path, plugin in plugins.items():
+        for text in plugin.problems(tasks) if plugin is not None else ():
+            yield f"{path}.{text}" if re.match(r"[\w.]+: ", text) else f"{path}: {text}"
+
+
+def _monitor(draft: Draft) -> Iterator[str]:
+    metric, tasks = draft.train.monitor.metric, {t.name: t for t in draft.tasks.values()}
+    task, separator, name = metric.partition("/")
+    path = "train.monitor.metric"
+    if metric == "loss" or draft.task_names is None:
+        return
+    if not separator:
+        fitting = [t.name for t in tasks.values() if metric in METRICS[t.kind]]
+        example = f"{fitting[0]}/{metric}" if fitting else f"{next(iter(draft.task_names), 'task')}/loss"
+        yield f"{path}: expected loss, or task/metric such as {example} (found '{metric}')"
+    elif task not in draft.task_names:
+        yield f"{path}: no task is called '{task}'.{did_you_mean(task, draft.task_names)}"
+    elif task in tasks:
+        yield from _metric(path, name, tasks[task], draft.data)
+
+
+def _metric(path: str, name: str, task: TaskConfig, data: DataConfig | None) -> Iterator[str]:
+    if name not in METRICS[task.kind]:
+        yield f"{path}: a {task.kind} task has no metric '{name}'.{did_you_mean(name, METRICS[task.kind])}"
+    elif name == "gauc" and data is not None and data.group is None:
+        yield f"{path}: gauc needs groups; name their column in data.group"
+
+
+def _gradient(draft: Draft) -> Iterator[str]:
+    rule = draft.gradient
+    if rule is None:
+        return
+    needs, at = resolve("rule", rule.type).needs, getattr(rule, "at", "embeddings")
+    if needs != "gramian":
+        if at != "embeddings":
+            yield f"gradient.at: '{rule.type}' has no boundary to put anywhere; remove this key"
+    else:
+        yield from _boundary(draft, rule.type, at)
+    active = [t for t in draft.tasks.values() if t.weight > 0]
+    if needs != "nothing" and len(draft.tasks) == draft.num_tasks and len(active) == 1:
+        only = "there is one" if draft.num_tasks == 1 else f"only '{active[0].name}' has a weight above 0"
+        yield f"gradient: '{rule.type}' wants two tasks or more, and {only}; {_SUM}"
+
+
+def _boundary(draft: Draft, rule: str, at: str) -> Iterator[str]:
+    """A rule must act where the tasks' gradients meet, or it does nothing in silence."""
+    head = resolve("head", draft.head.type) if draft.head is not None else None
+    bottom = resolve("bottom", draft.bottom.type) if draft.bottom is not None else None
+    if draft.head is not None and head is not None and head.tables == "own":
+        yield (
+            f"gradient: '{rule}' cannot act under head '{draft.head.type}', whose tables belong to one task each, so "
+            f"that gradients never meet; {_SUM}"
+        )
+        return
+    if at == "embeddings" and draft.fed_tables == frozenset():
+        yield f"gradient: '{rule}' acts at the embeddings, and no feature has one; {_SUM}"
+    if at != "representation":
+        return
+    if draft.bottom is not None and bottom is not None and bottom.per_task:
+        yield (
+            f"gradient.at: bottom '{draft.bottom.type}' makes one representation a task, where gradients never meet; "
+            "use at: embeddings"
+        )
+    if draft.head is not None and head is not None and head.reads_features:
+        yield f"gradient.at: head '{draft.head.type}' reads features past the representation; use at: embeddings"

@@ -1,0 +1,64 @@
+"""The table at the end of a run: metrics by task, next to two reference models."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.training.evaluation import Evaluation, Metrics
+from torchrec_mtl.training.run import RunResult
+
+_COLUMNS = {
+    "binary": ("auc", "gauc", "logloss", "ne", "calibration", "ece"),
+    "regression": ("rmse", "mae", "nrmse", "nmae", "spearman", "gini", "calibration"),
+}
+
+
+def as_json(step: int, evaluation: Evaluation | None) -> str:
+    """Return ``{"step": ..., "tasks": {task: {metric: value}}}``; a metric that is undefined is null."""
+    tasks: Metrics = {} if evaluation is None else evaluation.tasks
+    finite = {t: {n: None if math.isnan(v) else v for n, v in m.items()} for t, m in tasks.items()}
+    return json.dumps({"step": step, "tasks": finite}, indent=2)
+
+
+def show(console: Console, config: RunConfig, result: RunResult) -> None:
+    """Print the tables of a finished run."""
+    if result.evaluation is None:
+        console.print("nothing to evaluate: data.eval and data.test are not set", highlight=False)
+        return
+    models = {config.head.type: result.evaluation.tasks, **result.references}
+    show_evaluation(console, config, models, f"{result.split} data, step {result.step}")
+
+
+def show_evaluation(console: Console, config: RunConfig, models: Mapping[str, Metrics], title: str) -> None:
+    """Print one table a kind of task, a row for each task and model.
+
+    Args:
+        console: where to.
+        config: of the run.
+        models: model -> task -> metric -> value.
+        title: what was evaluated.
+    """
+    wide = Console(width=max(console.width, 100)) if not console.is_terminal else console
+    for kind, names in _COLUMNS.items():
+        tasks = [t.name for t in config.tasks if t.kind == kind]
+        present = [n for n in names if any(n in models[m].get(t, {}) for m in models for t in tasks)]
+        if not tasks:
+            continue
+        table = Table(title=f"{kind} tasks, {title}", title_justify="left")
+        for column in ("task", "model", *present):
+            table.add_column(column, justify="left" if column in {"task", "model"} else "right")
+        for task in tasks:
+            for model, metrics in models.items():
+                values = [_shown(metrics[task].get(n)) for n in present]
+                table.add_row(task, model, *values, end_section=model == list(models)[-1])
+        wide.print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else "-" if math.isnan(value) else f"{value:.4f}"
