@@ -188,10 +188,13 @@ def list_command(kind: Annotated[Listed, typer.Argument(help="What to list.", sh
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Report everything that is wrong with a config, and with the columns of its data where the files exist."""
     with _errors_for_people():
+        from torchrec_mtl.config.checks import notes
         from torchrec_mtl.config.load import load_config
         from torchrec_mtl.training.run import missing_files, open_data
 
         run = load_config(config, overrides or ())
+        for note in notes(run):
+            typer.echo(f"{config}: note: {note}")
         if missing := missing_files(run):
             if run.data.prepare is None:
                 open_data(run)

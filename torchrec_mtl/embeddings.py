@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -67,8 +65,8 @@ def _owned(feature: str, task: str | None) -> str:
 class Embeddings(nn.Module):
     """All tables of a model: one ``EmbeddingBagCollection`` and one ``EmbeddingCollection``, either may be absent.
 
-    A table that any sequence reads lives whole in the ``EmbeddingCollection``, since TorchRec cannot share a table between
-    the two.
+    A table that any sequence reads lives whole in the ``EmbeddingCollection``, since TorchRec cannot share a table
+    between the two.
     """
 
     def __init__(
@@ -88,10 +86,14 @@ class Embeddings(nn.Module):
         rows: list[EmbeddingConfig] = []
         for table in features.tables:
             for copy, _ in table_copies(table.name, sharing, tasks):
+                names = list(readers[table.name])
                 if table.name in features.sequence_tables:
-                    rows.append(EmbeddingConfig(**_common(table, copy, readers)))
+                    rows.append(EmbeddingConfig(table.rows, table.dim, name=copy, feature_names=names))
                 else:
-                    bags.append(EmbeddingBagConfig(**_common(table, copy, readers), pooling=PoolingType[table.pooling.upper()]))
+                    pooling = PoolingType[table.pooling.upper()]
+                    bags.append(
+                        EmbeddingBagConfig(table.rows, table.dim, name=copy, feature_names=names, pooling=pooling)
+                    )
         self.ebc = EmbeddingBagCollection(tables=bags, device=device) if bags else None
         self.ec = EmbeddingCollection(tables=rows, device=device) if rows else None
 
@@ -102,23 +104,15 @@ class Embeddings(nn.Module):
         return pooled, unpooled
 
 
-def _common(table: TableConfig, name: str, readers: Mapping[str, list[str]]) -> dict[str, object]:
-    return {
-        "name": name,
-        "embedding_dim": table.dim,
-        "num_embeddings": table.rows,
-        "feature_names": list(readers[table.name]),
-    }
-
-
 def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, seed: int) -> None:
     """Fill every table (or this rank's shards of it) uniformly in +-init.
 
-    Rows come in blocks from a generator seeded by (seed, table, block), so that a table does not depend on the sharding plan
-    or the world size, and can be made again without a copy. Copies of a table for several tasks start equal.
+    Rows come in blocks from a generator seeded by (seed, table, block), so that a table does not depend on the sharding
+    plan or the world size, and can be made again without a copy. Copies of a table for several tasks start equal.
 
     Args:
-        state: state dict of the model or of its tables; keys end in ``embedding_bags.<table>.weight`` (or ``embeddings.``).
+        state: state dict of the model or of its tables; keys end in ``embedding_bags.<table>.weight`` or
+            ``embeddings.<table>.weight``.
         features: the tables.
         seed: seed of the run.
     """
@@ -126,7 +120,11 @@ def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, see
     with torch.no_grad():
         for key, value in state.items():
             *_, collection, name, kind = ("", "", *key.split("."))
-            if kind != "weight" or collection not in {"embedding_bags", "embeddings"} or name.split("@")[0] not in tables:
+            if (
+                kind != "weight"
+                or collection not in {"embedding_bags", "embeddings"}
+                or name.split("@")[0] not in tables
+            ):
                 continue
             for shard, row, column in _local_shards(value):
                 _fill(shard, row, column, tables[name.split("@")[0]], seed)
@@ -142,13 +140,12 @@ def _local_shards(value: object) -> list[tuple[Tensor, int, int]]:
 
 
 def _fill(shard: Tensor, row: int, column: int, table: TableConfig, seed: int) -> None:
-    bound = table.init if table.init is not None else 1 / math.sqrt(table.dim)
     end = row + shard.shape[0]
     for block in range(row // _BLOCK_ROWS, -(-end // _BLOCK_ROWS)):
         first = block * _BLOCK_ROWS
         size = min(_BLOCK_ROWS, table.rows - first)
         generator = torch.Generator().manual_seed(stable_seed(seed, table.name, block))
-        values = torch.empty(size, table.dim).uniform_(-bound, bound, generator=generator)
+        values = torch.empty(size, table.dim).uniform_(-table.init, table.init, generator=generator)
         low, high = max(row, first), min(end, first + size)
         shard[low - row : high - row].copy_(values[low - first : high - first, column : column + shard.shape[1]])
 
@@ -160,21 +157,29 @@ class Embedded:
     Attributes:
         shared: tensors of shared tables, where the tasks' gradients meet: at most one [B, P] of pooled fields, then one
             [N, d] an unpooled feature.
-        columns: field -> (first column, width) in ``shared[0]``.
+        widths: field -> width of its columns in ``shared[0]``, in their order.
         own: field -> [B, d] of tables that one task owns.
         own_values: unpooled feature -> [N, d] of tables that one task owns.
         lengths: unpooled feature -> [B].
     """
 
     shared: tuple[Tensor, ...]
-    columns: Mapping[str, tuple[int, int]]
+    widths: Mapping[str, int]
     own: Mapping[str, Tensor]
     own_values: Mapping[str, Tensor]
     lengths: Mapping[str, Tensor]
 
 
 class FeatureReader:
-    """Names the outputs of `Embeddings`. The one place that reads a ``KeyedTensor``: TorchRec returns it in plan order."""
+    """Names the outputs of `Embeddings`.
+
+    The one place that reads a ``KeyedTensor``: TorchRec returns it in the order of the sharding plan.
+
+    Args:
+        features: tables and features.
+        sharing: which copies of the tables there are.
+        tasks: names of the tasks.
+    """
 
     def __init__(self, features: FeaturesConfig, sharing: Sharing, tasks: Sequence[str]) -> None:
         """Work out under which key TorchRec will deliver each field."""
@@ -193,29 +198,25 @@ class FeatureReader:
     def read(self, pooled: KeyedTensor | None, unpooled: Mapping[str, JaggedTensor] | None) -> Embedded:
         """Take the outputs of `Embeddings` apart."""
         shared: list[Tensor] = []
-        columns: dict[str, tuple[int, int]] = {}
+        widths: dict[str, int] = {}
         own: dict[str, Tensor] = {}
         if pooled is not None:
             shared_bags = [f for f in self._bags if f.task is None]
             if len(shared_bags) == len(self._bags):  # the usual case: no copy
                 shared.append(pooled.values())
-                offsets, widths = pooled.offset_per_key(), pooled.length_per_key()
-                places = {key: (offsets[i], widths[i]) for i, key in enumerate(pooled.keys())}
-                columns = {f.name: places[self._keys[f.name]] for f in self._bags}
+                names = {self._keys[f.name]: f.name for f in self._bags}
+                widths = dict(zip((names[key] for key in pooled.keys()), pooled.length_per_key(), strict=True))
             else:
                 by_key = pooled.to_dict()
                 own = {f.name: by_key[self._keys[f.name]] for f in self._bags if f.task is not None}
-                start = 0
-                for f in shared_bags:
-                    columns[f.name] = (start, f.dim)
-                    start += f.dim
+                widths = {f.name: f.dim for f in shared_bags}
                 if shared_bags:
                     shared.append(torch.cat([by_key[self._keys[f.name]] for f in shared_bags], dim=1))
         jagged = {f.name: (unpooled or {})[self._keys[f.name]] for f in self._rows}
         shared += [jagged[f.name].values() for f in self._rows if f.task is None]
         return Embedded(
             shared=tuple(shared),
-            columns=columns,
+            widths=widths,
             own=own,
             own_values={f.name: jagged[f.name].values() for f in self._rows if f.task is not None},
             lengths={name: value.lengths() for name, value in jagged.items()},
@@ -232,10 +233,12 @@ class FeatureReader:
         """
         shared = embedded.shared if shared is None else shared
         values = dict(embedded.own_values)
-        first = 1 if embedded.columns else 0
+        first = 1 if embedded.widths else 0
         values.update(zip((f.name for f in self._rows if f.task is None), shared[first:], strict=True))
         fields = dict(embedded.own)
-        fields.update({name: shared[0].narrow(1, *place) for name, place in embedded.columns.items()})
+        if embedded.widths:
+            # One split for all: the backward of a slice a field would fill and add [B, P] for each of them.
+            fields.update(zip(embedded.widths, shared[0].split(list(embedded.widths.values()), dim=1), strict=True))
         jagged = {name: Jagged(value, embedded.lengths[name]) for name, value in values.items()}
         for f in self.spec.fields:
             if f.name in jagged:
@@ -248,8 +251,3 @@ class FeatureReader:
             noise=Noise(seed, batch.step, batch.rows, batch.global_size),
             valid=batch.valid,
         )
-
-
-def detached(embedded: Embedded) -> Embedded:
-    """Return the same outputs cut from the tables, for tests of the boundary."""
-    return dataclasses.replace(embedded, shared=tuple(t.detach().requires_grad_() for t in embedded.shared))

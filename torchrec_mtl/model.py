@@ -26,7 +26,7 @@ from torchrec_mtl.registry import resolve
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss is NaN or infinite; nothing was updated, on any rank."""
+    """A loss is NaN or infinite; no weight and no optimizer state was updated, on any rank."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,9 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, StepOutput]:
         """Divide by weight sums over ALL ranks. One all-reduce carries them, the means, and the flags; one host read a step."""
         count = len(self.names)
-        loss_sums, weight_sums = values.sum(1), weights.sum(1)
+        # In an evaluation the sums of many batches are added up, and their rounding would show.
+        dtype = torch.float32 if self.training else torch.float64
+        loss_sums, weight_sums = values.sum(1, dtype=dtype), weights.sum(1, dtype=dtype)
         bad = (~torch.isfinite(loss_sums.detach())).float()
         stop = loss_sums.new_tensor([float(self.stop_requested)])
         if self.training:
@@ -201,7 +203,7 @@ class Objective(nn.Module):
         bad = [name for name, flag in zip(self.names, flags, strict=True) if flag > 0]
         if bad:
             raise NonFiniteLossError(
-                f"the loss of {', '.join(bad)} is not finite at step {step}; nothing was updated at this step. "
+                f"the loss of {', '.join(bad)} is not finite at step {step}; no weight was updated at this step. "
                 "Lower optim.dense.lr or optim.sparse.lr, set optim.dense.clip_norm, or look for extreme labels or inputs"
             )
 

@@ -1,4 +1,7 @@
-"""Random numbers that depend on (seed, step, name, row of the global batch) alone: nothing to resume, equal at any world size."""
+"""Random numbers that depend on (seed, step, name, row of the global batch) alone.
+
+There is nothing to resume, and they are equal at any world size.
+"""
 
 from __future__ import annotations
 

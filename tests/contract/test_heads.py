@@ -45,7 +45,7 @@ def test_built_in_head_takes_other_tasks(name, outputs):
     check_head(resolve("head", name), outputs=outputs, in_features=5)
 
 
-@pytest.mark.parametrize("config", VARIANTS, ids=str)
+@pytest.mark.parametrize("config", VARIANTS, ids=lambda c: f"{c.type}-{c.model_dump(exclude_defaults=True)}")
 def test_options_break_no_promise(config):
     check_head(resolve("head", config.type), config)
 
@@ -282,8 +282,30 @@ class TrainsATaskThatIsNotThere(Linear):
 class SharesItsOwnTables(Linear):
     tables = "own"
 
+    @property
+    def isolates_tasks(self):
+        return False
+
     def transformed(self, x, k, representation):
         return x if k == 0 else x + representation.of_task(k - 1)
+
+
+class PredictsNaN(Linear):
+    def forward(self, representation):
+        logits = super().forward(representation).logits
+        return HeadOutput(logits=logits, predictions={"ratio": torch.log(-logits["click"].abs() - 1)})
+
+
+class PredictsColumns(Linear):
+    def forward(self, representation):
+        logits = super().forward(representation).logits
+        return HeadOutput(logits=logits, predictions={"both": torch.stack(list(logits.values()), 1)})
+
+
+class PenalisesRows(Linear):
+    def forward(self, representation):
+        logits = super().forward(representation).logits
+        return HeadOutput(logits=logits, penalties={"size": logits["click"].square()})
 
 
 class RefusesAllTasks(Linear):
@@ -321,7 +343,10 @@ REFUSED = [
     (CallsATermLikeATask, "calls a term like a task"),
     (HasAnEmptyPhase, "0 epochs"),
     (TrainsATaskThatIsNotThere, "purchase"),
-    (SharesItsOwnTables, "the loss of 'long_view'"),
+    (SharesItsOwnTables, "lets the loss of 'long_view' train tables of other tasks"),
+    (PredictsNaN, "a 'ratio' that is not finite"),
+    (PredictsColumns, "prediction 'both' of shape"),
+    (PenalisesRows, "penalty 'size' of shape"),
     (RefusesAllTasks, "have none"),
 ]
 

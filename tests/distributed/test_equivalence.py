@@ -1,5 +1,6 @@
 """The ladder: unsharded, sharded by either plan, and 2 ranks give the same weights after 20 steps of SGD."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.embeddings import initialise_tables
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
+from torchrec_mtl.training.checkpoint import Checkpoints, TensorReader
 from torchrec_mtl.training.run import open_data
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -60,8 +62,8 @@ def hard_config(train_file: str, run_dir: Path, **sections: Any) -> dict[str, An
     return raw_config(train_file, run_dir, data={"shuffle": False}, **sections)
 
 
-def train_unsharded(raw: dict[str, Any]) -> dict[str, Tensor]:
-    """Twenty steps without TorchRec's sharding, pipeline, fused optimizer, or our trainer."""
+def train_unsharded(raw: dict[str, Any], steps: int = STEPS) -> dict[str, Tensor]:
+    """Steps without TorchRec's sharding, pipeline, fused optimizer, or our trainer."""
     config = parse(raw)
     data, files = config.data, open_data(config).train
     statistics = collect(files, data, config.features, config.tasks)
@@ -73,13 +75,19 @@ def train_unsharded(raw: dict[str, Any]) -> dict[str, Tensor]:
     model = build_model(config, scales, tables="cpu")
     initialise_tables(model.state_dict(), config.features, config.train.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.optim.dense.lr)
-    for batch in reader.epoch(0):
+    for batch in islice(reader.epoch(0), steps):
         model.objective.head.set_progress(batch.step / STEPS, batch.step)
         losses, _ = model(batch)
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
     return {f"model.{key}": value for key, value in model.state_dict().items()}
+
+
+def num_chunks(run_dir: Path, table: str) -> int:
+    stored = TensorReader(str(Checkpoints(run_dir).folder / Checkpoints(run_dir).index()["latest"])).read_metadata()
+    (chunks,) = (m.chunks for key, m in stored.state_dict_metadata.items() if key.endswith(f".{table}.weight"))
+    return len(chunks)
 
 
 def with_plan(raw: dict[str, Any], sharding: str) -> dict[str, Any]:
@@ -94,7 +102,10 @@ def test_sharded_equals_unsharded(train_file: str, tmp_path: Path, sharding: str
     raw = with_plan(hard_config(train_file, tmp_path), sharding)
     train_ranks(raw, world_size)
     found = differences(train_unsharded(raw), saved(tmp_path))
+    moved = differences(train_unsharded(raw, steps=0), saved(tmp_path))
+    assert min(moved["tables"], moved["dense"]) > 1e4 * BOUND
     print(f"{sharding} on {world_size}: {found}")
+    assert num_chunks(tmp_path, "item") == (2 if sharding == "column_wise" else 1)
     assert max(found.values()) < BOUND
 
 

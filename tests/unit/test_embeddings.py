@@ -1,5 +1,6 @@
 """Tables, their initialisation, and the way back from TorchRec's outputs to named features."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -72,9 +73,7 @@ def weights_by_table(embeddings) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
 @pytest.mark.parametrize("tasks", [TASKS, TASKS[:1]], ids=["two tasks", "one task"])
 @pytest.mark.parametrize("sharing", ["shared", "own", "both"])
-@pytest.mark.parametrize(
-    "tables", [("user", "item", "tag"), ("item", "tag"), ("user", "tag"), ("item",)], ids="+".join
-)
+@pytest.mark.parametrize("tables", [("user", "item", "tag"), ("item", "tag"), ("user", "tag"), ("item",)], ids="+".join)
 def test_features_equal_direct_look_ups(sharing, tables, tasks, pooling):
     features = make_features(tables, pooling)
     embeddings, reader = Embeddings(features, sharing, tasks, device="cpu"), FeatureReader(features, sharing, tasks)
@@ -165,7 +164,10 @@ def test_spec_describes_tables_sides_and_targets():
 BLOCK = 65_536
 BIG = FeaturesConfig.model_validate(
     {
-        "tables": [{"name": "big", "rows": BLOCK + 100, "dim": 4}, {"name": "small", "rows": 50, "dim": 4, "init": 0.5}],
+        "tables": [
+            {"name": "big", "rows": BLOCK + 100, "dim": 4},
+            {"name": "small", "rows": 50, "dim": 4, "init": 0.5},
+        ],
         "sparse": [{"name": "a", "table": "big"}, {"name": "b", "table": "small"}],
     }
 )
@@ -197,11 +199,7 @@ def cut(rows, columns, table="big") -> Sharded:
     whole = blank()[table]
     rows, columns = [0, *rows, whole.shape[0]], [0, *columns, whole.shape[1]]
     return Sharded(
-        *(
-            (whole[r0:r1, c0:c1].clone(), r0, c0)
-            for r0, r1 in zip(rows, rows[1:])
-            for c0, c1 in zip(columns, columns[1:])
-        )
+        *((whole[r0:r1, c0:c1].clone(), r0, c0) for r0, r1 in pairwise(rows) for c0, c1 in pairwise(columns))
     )
 
 

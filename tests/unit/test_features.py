@@ -19,7 +19,9 @@ def make_features() -> Features:
     ]
     sequences = [
         FieldSpec("seen", 3, "user", "item", behavior="seen", target="item_id", max_length=4),
-        FieldSpec("seen@click", 3, "user", "item@click", "click", behavior="seen", target="item_id@click", max_length=4),
+        FieldSpec(
+            "seen@click", 3, "user", "item@click", "click", behavior="seen", target="item_id@click", max_length=4
+        ),
     ]
     lengths = torch.tensor([2, 0, 1])
     return Features(

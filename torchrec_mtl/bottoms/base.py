@@ -46,7 +46,8 @@ class Representation:
 class Bottom(nn.Module, ABC):
     """Features to a `Representation`.
 
-    Subclasses set ``out_features`` (D) in the constructor, and ``per_task = True`` where they make one representation a task.
+    Subclasses set ``out_features`` (D) in the constructor, and ``per_task = True`` where they make one representation
+    a task.
     """
 
     Config: ClassVar[type[PluginConfig]]

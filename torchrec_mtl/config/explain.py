@@ -72,7 +72,7 @@ def _follows(item: ErrorDetails, items: Sequence[ErrorDetails], renamed: Collect
     """Whether an error is but the echo of another: a missing key that is misspelt, a list short of its bad items."""
     loc = item["loc"]
     if item["type"] == "missing":
-        return str(loc[-1]) in renamed
+        return len(loc) == 1 and loc[0] in renamed
     return item["type"] == "too_short" and any(other["loc"][:-1] == loc for other in items if other["loc"])
 
 

@@ -25,8 +25,8 @@ class TableConfig(Config):
     """Width of a row; a multiple of 4."""
     pooling: Literal["mean", "sum"] = "mean"
     """How several ids of one feature become one vector."""
-    init: PositiveFloat | None = None
-    """Rows start uniformly in +-init; by default 1 / sqrt(dim)."""
+    init: PositiveFloat = 0.01
+    """Rows start uniformly in +-init. Small, so that an id first seen after training adds little."""
     sharding: Annotated[tuple[Sharding, ...], Field(min_length=1)] | None = None
     """Sharding types the planner may use for this table, such as [table_wise]; by default all that the device has."""
 

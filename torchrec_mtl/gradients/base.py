@@ -40,7 +40,8 @@ class GradientRule(Protocol):
         """Return the tasks' weights.
 
         Args:
-            gramian: [G, K, K] inner products of the tasks' gradients over all ranks, by group of tables; None unless asked.
+            gramian: [G, K, K] inner products of the tasks' gradients over all ranks, by group of tables; None unless
+                asked.
             losses: [K], means over all ranks.
 
         Returns:

@@ -38,12 +38,12 @@ class Boundary:
 
         Right where task k's loss reaches the tensors through view k alone.
         """
-        flat = _FanOut.apply(self, num_tasks, *tensors)
+        flat = _FanOut.apply(self, num_tasks, *tensors)  # type: ignore[no-untyped-call]
         n = len(tensors)
         return [tuple(flat[k * n : (k + 1) * n]) for k in range(num_tasks)]
 
     def per_task_passes(self, losses: Tensor, tensors: Sequence[Tensor]) -> None:
-        """Find each task's gradient by a pass of its own down to the tensors; let the coming backward carry the combination.
+        """Find each task's gradient by a pass of its own down to the tensors, for the coming backward to carry combined.
 
         Args:
             losses: [K], scaled as they will be summed.
@@ -54,7 +54,7 @@ class Boundary:
             for loss in losses.unbind()
         ]
         for tensor, combined in zip(tensors, self.combine(per_task), strict=True):
-            tensor.register_hook(lambda _, replacement=combined: replacement)
+            tensor.register_hook(lambda _, replacement=combined: replacement)  # type: ignore[no-untyped-call]
 
     def combine(self, per_task: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Return ``sum_k w_k g_k`` for each tensor.
@@ -84,12 +84,12 @@ def global_gramian(stacks: Sequence[Tensor]) -> Tensor:
 
 class _FanOut(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, boundary: Boundary, num_tasks: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, boundary: Boundary, num_tasks: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         ctx.boundary, ctx.num_tasks = boundary, num_tasks
         return tuple(t.view_as(t) for _ in range(num_tasks) for t in tensors)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         n = len(gradients) // ctx.num_tasks
         per_task = [gradients[k * n : (k + 1) * n] for k in range(ctx.num_tasks)]
         return (None, None, *ctx.boundary.combine(per_task))

@@ -1,4 +1,4 @@
-"""HTLNet's gradient adjustment: the core's gradient corrects the others and is never changed (arXiv 2403.17442, Eq. 16, 17)."""
+"""HTLNet's gradient adjustment (arXiv 2403.17442): the core's gradient corrects the others and is never changed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ROUNDING = 1e-5  # float32: what the projection leaves of a squared norm is noi
 class HTLNetRule:
     """Direction, then magnitude, of each preceding task's gradient, both relative to the core's.
 
-    For each task t but the core: where ``<G_t, G_core> < 0``, ``G_t -= alpha <G_t, G_core> / |G_core|^2 G_core`` (Eq. 16);
-    then ``G_t = gamma w G_t + (1 - gamma) G_t`` with ``w = clip(|G_core| / |G_t|, 1 / C, C)`` (Eq. 17). The combined gradient
-    is ``G_core + sum_t G_t``: linear in the tasks' gradients, so the Gramian is all it takes.
+    For each task t but the core: where ``<G_t, G_core> < 0``, ``G_t -= alpha <G_t, G_core> / |G_core|^2 G_core``
+    (Eq. 16); then ``G_t = gamma w G_t + (1 - gamma) G_t`` with ``w = clip(|G_core| / |G_t|, 1 / C, C)`` (Eq. 17). The
+    combined gradient is ``G_core + sum_t G_t``: linear in the tasks' gradients, so the Gramian is all it takes.
 
     Args:
         config: options.

@@ -1,4 +1,4 @@
-"""HTLNet: hybrid targets in a funnel, label information passed down it ("Touch the Core", RecSys 2024, arXiv 2403.17442)."""
+"""HTLNet ("Touch the Core", RecSys 2024, arXiv 2403.17442): label information is passed down a funnel of tasks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Temperature(BaseConfig):
     """Temperature of the label embedding unit: from ``start`` down to ``end``."""
 
     schedule: Literal["fraction", "steps"] = "fraction"
-    """fraction: exponential, reaching ``end`` after ``over`` of training. steps: times ``rate`` every ``every`` steps, the
-    schedule as published, which leaves short trainings near ``start``."""
+    """fraction: exponential, reaching ``end`` after ``over`` of training. steps: times ``rate`` every ``every`` steps,
+    the schedule as published, which leaves short trainings near ``start``."""
     start: PositiveFloat = 10.0
     end: PositiveFloat = 0.5
     over: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -72,7 +72,10 @@ class LabelEmbeddingUnit(nn.Module):
 
 
 class InformationFusionUnit(nn.Module):
-    """Attention over what the preceding tasks pass on (Eq. 13, 14): ``sum_i softmax_i(<h2 x_i, h3 x_i> / sqrt(H)) h1 x_i``."""
+    """Attention over what the preceding tasks pass on (Eq. 13, 14).
+
+    ``sum_i softmax_i(<h2 x_i, h3 x_i> / sqrt(H)) h1 x_i``, with affine maps h1, h2, h3 from I to H.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         """Build the three affine maps."""
@@ -83,14 +86,15 @@ class InformationFusionUnit(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the attention [B, n] over x [B, n, I]."""
-        scores = (self.h2(x) * self.h3(x)).sum(-1) / math.sqrt(self.h1.out_features)
+        scores: Tensor = (self.h2(x) * self.h3(x)).sum(-1) / math.sqrt(self.h1.out_features)
         return torch.softmax(scores, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, H] from x [B, n, I]; with one preceding task this is ``h1 x``."""
+        mapped: Tensor = self.h1(x)
         if x.shape[1] == 1:
-            return self.h1(x.squeeze(1))
-        return (self.weights(x).unsqueeze(2) * self.h1(x)).sum(1)
+            return mapped.squeeze(1)
+        return (self.weights(x).unsqueeze(2) * mapped).sum(1)
 
 
 class HTLNet(Head):
@@ -111,8 +115,9 @@ class HTLNet(Head):
     tau: Tensor
 
     class Config(HeadConfig):
-        """Options of ``head: {type: htlnet}``. With the defaults, label and task information flow down the funnel; no
-        later loss changes an earlier tower.
+        """Options of ``head: {type: htlnet}``.
+
+        With the defaults, label and task information flow down the funnel; no later loss changes an earlier tower.
         """
 
         type: str = "htlnet"
@@ -130,8 +135,8 @@ class HTLNet(Head):
         ifu_mode: Literal["attention", "concat"] = "attention"
         """concat: side by side instead of attention (ablation)."""
         stop_gradient_at: StopGradient = "source"
-        """source: before the units, so that they still learn; leu_output: after the label embedding, whose table then never
-        trains; fused: after fusion, the literal reading, which freezes the units; none: the ablation."""
+        """source: before the units, so that they still learn; leu_output: after the label embedding, whose table then
+        never trains; fused: after fusion, the literal reading, which freezes the units; none: the ablation."""
         temperature: Temperature = Temperature()
 
         def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -19,8 +20,8 @@ Norm = Literal["none", "batch", "layer"]
 class GlobalBatchNorm(nn.Module):
     """Batch norm whose statistics are over the rows of ALL ranks, padding left out.
 
-    ``torch.nn.SyncBatchNorm`` refuses CPU, and TorchRec's data parallel does not broadcast buffers, so that plain running
-    means would drift apart between ranks.
+    ``torch.nn.SyncBatchNorm`` refuses CPU, and TorchRec's data parallel does not broadcast buffers, so that plain
+    running means would drift apart between ranks.
 
     Args:
         num_features: H.
@@ -30,7 +31,9 @@ class GlobalBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_features: int, num_towers: int | None = None, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self, num_features: int, num_towers: int | None = None, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
         """See the class."""
         super().__init__()
         self.stacked, self.eps, self.momentum = num_towers is not None, eps, momentum
@@ -74,7 +77,7 @@ class GlobalBatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last dimension, with weights per tower; takes and ignores ``valid`` as batch norm takes it."""
+    """Layer norm over the last dimension, with weights per tower; takes ``valid`` as batch norm does and ignores it."""
 
     def __init__(self, num_features: int, num_towers: int | None = None) -> None:
         """See the class."""
@@ -127,9 +130,8 @@ class MLP(nn.Module):
         """See the class."""
         super().__init__()
         widths = [in_features, *sizes]
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.linears = nn.ModuleList(
-            nn.Linear(i, o) if num_towers is None else StackedLinear(num_towers, i, o) for i, o in pairs
+            nn.Linear(i, o) if num_towers is None else StackedLinear(num_towers, i, o) for i, o in pairwise(widths)
         )
         norms = [make_norm(norm, o, num_towers) for o in sizes]
         self.norms = nn.ModuleList(n for n in norms if n is not None)

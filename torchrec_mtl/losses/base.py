@@ -22,8 +22,8 @@ class LabelScale:
 class Loss(nn.Module, ABC):
     """Elementwise loss of one task.
 
-    ``num_outputs`` logits a row are asked of the head (more than one for a distribution); ``kinds`` are the kinds of task
-    that it fits.
+    ``num_outputs`` logits a row are asked of the head (more than one for a distribution); ``kinds`` are the kinds of
+    task that it fits.
     """
 
     Config: ClassVar[type[PluginConfig]]

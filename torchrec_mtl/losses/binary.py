@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.losses.base import LabelScale, Loss
@@ -54,8 +54,8 @@ class Focal(Loss):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return [B]."""
-        # With t = p for y = 1 and 1 - p for y = 0, both cases are -a_t (1 - t)^g log t. In logarithms: the gradient of a
-        # power of 1 - t is infinite at t = 1 for g < 1.
+        # With t = p for y = 1 and 1 - p for y = 0, both cases are -a_t (1 - t)^g log t. In logarithms, since the
+        # gradient of a power of 1 - t is infinite at t = 1 for g < 1.
         signed = logits * (2 * labels - 1)
         weight = self.alpha * labels + (1 - self.alpha) * (1 - labels)
         return -weight * torch.exp(self.gamma * F.logsigmoid(-signed)) * F.logsigmoid(signed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.losses.base import LabelScale, Loss

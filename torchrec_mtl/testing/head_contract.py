@@ -1,17 +1,16 @@
-"""The promises of a head, each checked by a function of its own."""
+"""The promises of a head, each checked by a function of its own; how far losses reach is in ``reach_contract``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
-from torchrec_mtl.registry import resolve
-from torchrec_mtl.testing.subject import Subject, feature_leaves, take, view_leaves
+from torchrec_mtl.testing.reach_contract import check_reach, check_tables
+from torchrec_mtl.testing.subject import Subject, feature_leaves, gradients_of, take, view_leaves, weighted
 
 # Shapes: B rows, K tasks, P logits of a task.
 
@@ -28,10 +27,10 @@ def check_head(
 ) -> None:
     """Check that a head keeps its promises; call it in a test of your own head.
 
-    It returns logits of the right names and shapes, finite for zero and for large inputs; a row's scores depend on that row
-    alone when evaluating, and on no padding when training; random numbers come from ``features.noise``, everything else from
-    inputs, parameters, and buffers, which a state dict carries; ``isolates_tasks``, ``reads_features``, and ``term_names``
-    say the truth; in a whole model, all gradients of shared tables cross the boundary.
+    It returns logits of the right names and shapes, finite for zero and for large inputs; a row's scores depend on that
+    row alone when evaluating, and on no padding when training; random numbers come from ``features.noise``, everything
+    else from inputs, parameters, and buffers, which a state dict carries; ``isolates_tasks``, ``reads_features``, and
+    ``term_names`` say the truth; in a whole model, all gradients of shared tables cross the boundary.
 
     Args:
         head_class: the class; a config must be able to name it, so it stands at the top level of a module.
@@ -60,8 +59,8 @@ def check_head(
         _check_terms,
         _check_padding_changes_nothing,
         _check_phases,
-        _check_reach,
-        _check_tables,
+        check_reach,
+        check_tables,
     ):
         check(subject)
 
@@ -80,21 +79,24 @@ def _check_construction(subject: Subject) -> None:
 
 
 def _check_outputs(subject: Subject) -> None:
+    head = subject.build()
+    head.set_progress(0.5, 50)
     for training in (True, False):
+        head.train(training)
         for per_task in (True, False):
             for scale, what in ((0.0, "zero"), (1.0, "normal"), (_LARGE, "large")):
                 inputs = subject.inputs(scale=scale, per_task=per_task)
-                _check_output(subject, inputs, f"for {what} inputs in {'training' if training else 'evaluation'}", training)
-    _check_output(subject, subject.inputs(1), "for a single row in evaluation", training=False)
+                when = f"for {what} inputs in {'training' if training else 'evaluation'}"
+                _check_output(subject, head, inputs, when)
+    _check_output(subject, head, subject.inputs(1), "for a single row in evaluation")
 
 
-def _check_output(subject: Subject, inputs: Representation, when: str, training: bool) -> None:
-    head = subject.build().train(training)
-    head.set_progress(0.5, 50)
+def _check_output(subject: Subject, head: Head, inputs: Representation, when: str) -> None:
     out = head(inputs)
     subject.require(isinstance(out, HeadOutput), f"returns {type(out).__name__} instead of HeadOutput")
     subject.require(
-        set(out.logits) == set(subject.tasks), f"returns logits for {sorted(out.logits)}, tasks are {sorted(subject.tasks)}"
+        set(out.logits) == set(subject.tasks),
+        f"returns logits for {sorted(out.logits)}, tasks are {sorted(subject.tasks)}",
     )
     num_rows = inputs.shared.shape[0]
     for task, width in subject.outputs.items():
@@ -108,7 +110,7 @@ def _check_output(subject: Subject, inputs: Representation, when: str, training:
     for name, value in out.penalties.items():
         subject.require(value.dim() == 0, f"returns penalty '{name}' of shape {tuple(value.shape)}, expected a scalar")
     leaves = [*head.parameters(), *view_leaves(inputs), *feature_leaves(inputs)]
-    gradients = _gradients(sum(out.logits[t].sum() for t in subject.tasks), leaves)
+    gradients = gradients_of(_total(z.sum() for z in out.logits.values()), leaves)
     finite = all(bool(torch.isfinite(g).all()) for g in gradients)
     subject.require(finite, f"has gradients that are not finite {when}")
 
@@ -146,9 +148,9 @@ def _check_padding_changes_nothing(subject: Subject) -> None:
         keep = valid.bool()
         logits = {task: z[keep] for task, z in out.logits.items()}
         terms = head.terms(out, *_labels_and_weights(subject, valid))
-        loss = sum(_weighted(z) for z in logits.values()) + sum((t.value * t.weight).sum() for t in terms.values())
-        views = [g[keep] for g in _gradients(loss, view_leaves(batch))]
-        parameters = _gradients(loss, list(head.parameters()))
+        loss = _total([*map(weighted, logits.values()), *((t.value * t.weight).sum() for t in terms.values())])
+        views = [g[keep] for g in gradients_of(loss, view_leaves(batch))]
+        parameters = gradients_of(loss, list(head.parameters()))
         seen.append((logits, views, parameters, dict(head.named_buffers())))
     (logits, views, parameters, buffers), (logits2, views2, parameters2, buffers2) = seen
     text = "lets padding rows (features.valid = 0) change {} in training; hand `representation.valid` to the norms"
@@ -187,7 +189,8 @@ def _check_state(subject: Subject) -> None:
     loaded.load_state_dict(trained.state_dict())
     subject.require(
         _same_in_both_modes(subject, trained, loaded),
-        "gives other logits after its state dict is loaded into a new head; keep state in parameters or persistent buffers",
+        "gives other logits after its state dict is loaded into a new head; keep state in parameters or persistent "
+        "buffers",
     )
 
 
@@ -204,11 +207,15 @@ def _check_terms(subject: Subject) -> None:
         subject.require(isinstance(term, Term), f"returns a term '{name}' that is no Term")
         for part, value in (("value", term.value), ("weight", term.weight)):
             shape = tuple(value.shape)
-            subject.require(shape == tuple(valid.shape), f"returns a term '{name}' whose {part} has shape {shape}, not [B]")
+            subject.require(
+                shape == tuple(valid.shape), f"returns a term '{name}' whose {part} has shape {shape}, not [B]"
+            )
             subject.require(bool(torch.isfinite(value).all()), f"returns a term '{name}' whose {part} is not finite")
         subject.require(bool((term.weight >= 0).all()), f"returns a term '{name}' with a negative weight")
         on_padding = bool((term.weight[valid == 0] != 0).any())
-        subject.require(not on_padding, f"weighs padding rows in the term '{name}'; multiply its weight by the tasks' weights")
+        subject.require(
+            not on_padding, f"weighs padding rows in the term '{name}'; multiply its weight by the tasks' weights"
+        )
 
 
 def _check_phases(subject: Subject) -> None:
@@ -219,69 +226,6 @@ def _check_phases(subject: Subject) -> None:
         subject.require(phase.epochs >= 1, f"has a phase '{phase.name}' of {phase.epochs} epochs")
         unknown = sorted(set(phase.tasks or ()) - {*subject.tasks, *subject.head_class.term_names})
         subject.require(not unknown, f"trains unknown tasks in phase '{phase.name}': {', '.join(unknown)}")
-
-
-def _check_reach(subject: Subject) -> None:
-    """Which of its inputs each task's loss reaches: what ``isolates_tasks`` and ``reads_features`` say of it."""
-    for seed in range(3):
-        head, inputs = subject.build(seed), subject.inputs(16, seed=seed)
-        head.set_progress(0.5, 50)
-        out = head(inputs)
-        views, features = view_leaves(inputs), feature_leaves(inputs)
-        for k, task in enumerate(subject.tasks):
-            gradients = _gradients(_weighted(out.logits[task]), [*views, *features])
-            reached = [bool((g != 0).any()) for g in gradients]
-            subject.require(any(reached), f"gives '{task}' logits that depend on no input")
-            if not head.reads_features:
-                remedy = "set `reads_features = True`"
-                subject.require(
-                    not any(reached[len(views) :]), f"reads features for '{task}' past the representation; {remedy}"
-                )
-            if head.isolates_tasks:
-                foreign = [name for j, name in enumerate(subject.tasks) if j != k and reached[1 + j]]
-                foreign += ["all tasks (`shared`, though `per_task` is given)"] * reached[0]
-                subject.require(
-                    not foreign, f"says isolates_tasks, but the loss of '{task}' reaches the view of {', '.join(foreign)}"
-                )
-
-
-def _check_tables(subject: Subject) -> None:
-    """The boundary is a cut; tables of one task are trained by its loss alone where nothing is shared."""
-    path = f"{subject.head_class.__module__}:{subject.head_class.__qualname__}"
-    try:
-        named = resolve("head", path)
-    except ValueError as error:
-        raise AssertionError(f"{subject.head_class.__name__} cannot be named in a config: {error}") from error
-    subject.require(named is subject.head_class, f"cannot be named in a config: '{path}' is another class")
-    if subject.head_class.tables == "own":
-        _check_own_tables(subject)
-        return
-    subject.require(bool(_moved_tables(subject, None)), "sends no gradient to any shared table")
-    for place in ("embeddings",) if subject.head_class.reads_features else ("embeddings", "representation"):
-        moved = _moved_tables(subject, place)
-        subject.require(
-            not moved, f"lets gradients of the tables {', '.join(moved)} past the boundary (gradient.at: {place})"
-        )
-
-
-def _moved_tables(subject: Subject, blocked_at: str | None) -> list[str]:
-    """Return the shared tables that get a gradient."""
-    model = subject.model(blocked_at=blocked_at)
-    model.objective.head.set_progress(0.5, 50)
-    losses, _ = model(subject.batch())
-    losses.sum().backward()
-    tables = {name.split(".")[-2]: p.grad for name, p in model.embeddings.named_parameters()}
-    return [name for name, g in tables.items() if "@" not in name and g is not None and bool((g != 0).any())]
-
-
-def _check_own_tables(subject: Subject) -> None:
-    model = subject.model()
-    losses, _ = model(subject.batch())
-    tables = {name.split(".")[-2]: p for name, p in model.embeddings.named_parameters()}
-    for k, task in enumerate(subject.tasks):
-        gradients = _gradients(losses[k], list(tables.values()))
-        foreign = [n for n, g in zip(tables, gradients, strict=True) if bool((g != 0).any()) and not n.endswith(f"@{task}")]
-        subject.require(not foreign, f"lets the loss of '{task}' train tables of other tasks: {', '.join(foreign)}")
 
 
 def _logits(head: Head, inputs: Representation, torch_seed: int = 0) -> dict[str, Tensor]:
@@ -301,13 +245,8 @@ def _labels_and_weights(subject: Subject, valid: Tensor) -> tuple[Tensor, Tensor
     return labels * weights, weights
 
 
-def _weighted(z: Tensor) -> Tensor:
-    """Return a sum in which no two rows count alike, so that nothing cancels."""
-    return (z * torch.linspace(0.5, 1.5, z.numel()).view_as(z)).sum()
-
-
-def _gradients(loss: Any, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+def _total(values: Iterable[Tensor]) -> Tensor:
+    return sum(values, start=torch.zeros(()))
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

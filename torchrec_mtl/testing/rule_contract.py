@@ -28,7 +28,9 @@ class _Subject:
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
         """Ask a new rule."""
         needs_gramian = self.rule_class.needs == "gramian"
-        return self.rule_class(self.config, self.tasks).weights(gramian.clone() if needs_gramian else None, losses.clone())
+        return self.rule_class(self.config, self.tasks).weights(
+            gramian.clone() if needs_gramian else None, losses.clone()
+        )
 
 
 def check_rule(
@@ -41,9 +43,9 @@ def check_rule(
 ) -> None:
     """Check that a gradient rule keeps its promises; call it in a test of your own rule.
 
-    Its weights are [G, K] or [K], finite for every Gramian (without any gradient, with opposed or equal ones, tiny or huge
-    ones), the same on every rank (a function of its arguments alone, which it does not change), and follow the tasks when
-    they are listed in another order.
+    Its weights are [G, K] or [K], finite for every Gramian (without any gradient, with opposed or equal ones, tiny or
+    huge ones), the same on every rank (a function of its arguments alone, which it does not change), and follow the
+    tasks when they are listed in another order.
 
     Args:
         rule_class: the class.
@@ -128,21 +130,23 @@ def _check_scale(subject: _Subject, gramian: Tensor) -> None:
     for factor in (0.25, 4.0):  # powers of two: no rounding
         subject.require(
             _close(subject.weights(gramian, losses), subject.weights(gramian * factor**2, losses)),
-            "returns other weights when all gradients are multiplied by one number (pass scale_invariant=False if it means to)",
+            "returns other weights when all gradients are multiplied by one number "
+            "(pass scale_invariant=False if it means to)",
         )
 
 
 def _check_order(
     subject: _Subject, gramian: Tensor, reordered: Callable[[RuleConfig, Sequence[str]], RuleConfig] | None
 ) -> None:
-    order = list(range(1, len(subject.tasks))) + [0]
+    order = [*range(1, len(subject.tasks)), 0]
     tasks = tuple(subject.tasks[i] for i in order)
     config = subject.config if reordered is None else reordered(subject.config, tasks)
     losses = _losses(len(tasks))
     there = _Subject(subject.rule_class, config, tasks).weights(gramian[:, order][:, :, order], losses[order])
     subject.require(
         _close(subject.weights(gramian, losses)[..., order], there),
-        "does not follow the tasks when they are listed in another order (pass `reordered` if its options go by position)",
+        "does not follow the tasks when they are listed in another order "
+        "(pass `reordered` if its options go by position)",
     )
 
 

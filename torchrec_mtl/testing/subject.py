@@ -90,12 +90,16 @@ class Subject:
         """Return tasks that the head takes, as a YAML gives them: the last a regression, or else all binary."""
         for last in ("regression", "binary"):
             kinds = [*["binary"] * (len(self.tasks) - 1), last]
-            raw = [{"name": name, "kind": kind, "label": name} for name, kind in zip(self.tasks, kinds)]
+            raw: list[dict[str, object]] = [
+                {"name": name, "kind": kind, "label": name} for name, kind in zip(self.tasks, kinds)
+            ]
             placeholder = PluginConfig(type="bce")
             problems = self.config.problems([TaskConfig.model_validate({**t, "loss": placeholder}) for t in raw])
             if not problems:
                 return raw
-        raise AssertionError(f"{self.head_class.__name__} refuses the tasks {', '.join(self.tasks)}: {'; '.join(problems)}")
+        raise AssertionError(
+            f"{self.head_class.__name__} refuses the tasks {', '.join(self.tasks)}: {'; '.join(problems)}"
+        )
 
     def model(self, *, blocked_at: str | None = None) -> MultiTaskModel:
         """Return a whole model with plain tables and the head named by its path.
@@ -171,7 +175,7 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _take_jagged(x: Jagged, rows: Sequence[int]) -> Jagged:
-    pieces = x.values.split(x.lengths.tolist())
+    pieces = torch.split(x.values, x.lengths.tolist())
     return Jagged(_leaf(torch.cat([pieces[i] for i in rows])), x.lengths[torch.tensor(rows)])
 
 
@@ -185,6 +189,16 @@ def feature_leaves(inputs: Representation) -> list[Tensor]:
 def view_leaves(inputs: Representation) -> list[Tensor]:
     """Return the tensors of the representation itself."""
     return [inputs.shared, *(inputs.per_task or ())]
+
+
+def weighted(z: Tensor) -> Tensor:
+    """Return a sum in which no two rows count alike, so that nothing cancels."""
+    return (z * torch.linspace(0.5, 1.5, z.numel()).view_as(z)).sum()
+
+
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of the leaves, zeros for those that the loss does not reach."""
+    return torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
 class BlockingRule:

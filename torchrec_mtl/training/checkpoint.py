@@ -6,12 +6,15 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -92,7 +95,7 @@ class Checkpoints:
         partial = self.folder / f".partial-{_name(step)}"
         on_rank_0(lambda: self._prepare(partial))
         with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
-            dcp.save(dict(tensors), checkpoint_id=partial)
+            dcp.save(_without_empty(tensors), checkpoint_id=partial)
         on_rank_0(lambda: self._publish(partial, notes, step, best))
 
     def amend(self, notes: Mapping[str, Any], *, step: int, best: bool) -> None:
@@ -128,9 +131,9 @@ class Checkpoints:
         path = self.folder / name
         with _as_checkpoint_error(f"cannot load {path}"):
             stored = TensorReader(str(path)).read_metadata().state_dict_metadata
-            _check_names(tensors, stored)
-            wanted = {k: v for k, v in tensors.items() if k != "rng"}
-            wanted["rng"] = {k: v for k, v in tensors.get("rng", {}).items() if f"rng.{k}" in stored}
+            rng = {k: v for k, v in tensors.get("rng", {}).items() if f"rng.{k}" in stored}
+            wanted = _without_empty({**tensors, "rng": rng})
+            _check_names(wanted, stored)
             dcp.load(wanted, storage_reader=TensorReader(str(path)))
 
     def _prepare(self, partial: Path) -> None:
@@ -176,13 +179,23 @@ def _read_notes(folder: Path) -> dict[str, Any] | None:
     return stored if isinstance(stored, dict) and {"is_best", "notes"} <= stored.keys() else None
 
 
-def _check_names(tensors: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` where the wanted parts have other tensors than the checkpoint: DCP ignores what it has too much."""
-    wanted = {key for key in flatten_state_dict(dict(tensors))[0] if not key.startswith("rng.")}
-    parts = tuple(f"{part}." for part in tensors if part != "rng")
-    # Sharded tensors are named on every rank, states of replicated ones too.
-    found = {key for key in stored if key.startswith(parts)}
-    for what, keys in (("has no", wanted - found), ("has a surplus", found - wanted)):
+def _without_empty(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out empty dicts (SGD's state): DCP would pickle them."""
+    pruned = {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in tensors.items()}
+    return {k: v for k, v in pruned.items() if not (isinstance(v, dict) and not v)}
+
+
+def _check_names(tensors: Mapping[str, Any], stored: Collection[str]) -> None:
+    """Raise ``ValueError``, on all ranks, where the parts asked for have other tensors than the checkpoint.
+
+    DCP itself ignores what the checkpoint has too much.
+    """
+    parts = tuple(f"{part}." for part in tensors if part != "rng")  # every rank has a random state of its own
+    mine = [key for key in flatten_state_dict(dict(tensors))[0] if key.startswith(parts)]
+    of_ranks: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, mine)  # a table's optimizer is known to the ranks that hold its rows only
+    wanted, found = set(chain.from_iterable(of_ranks)), {key for key in stored if key.startswith(parts)}
+    for what, keys in (("lacks", wanted - found), ("has besides", found - wanted)):
         if keys:
             raise ValueError(f"the checkpoint is of another model: it {what} {', '.join(sorted(keys)[:3])}")
 
@@ -191,7 +204,10 @@ def _check_names(tensors: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
 def _as_checkpoint_error(what: str) -> Iterator[None]:
     """Turn every failure into one `CheckpointError` of one line; DCP's ``CheckpointException`` is no ``Exception``."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # DCP reads attributes of TorchRec's tables that warn for themselves.
+            warnings.filterwarnings("ignore", message="Please use DTensor instead", category=FutureWarning)
+            yield
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise

@@ -146,21 +146,21 @@ def open_data(config: RunConfig) -> Files:
 
 
 def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
-    """Make ``run_dir`` this run's, or make sure that it is."""
-    if fresh:
+    """Make ``run_dir`` this run's, or make sure that it is. Without a checkpoint there is nothing to lose."""
+    saved = run_dir / "config.yaml"
+    if fresh or not Checkpoints(run_dir).index():
         for name in ("checkpoints", "tb"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
         for name in ("config.yaml", "statistics.json", "metrics.json", "metrics.jsonl"):
             (run_dir / name).unlink(missing_ok=True)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    saved = run_dir / "config.yaml"
-    if saved.is_file():
+    elif saved.is_file():
         changed = _differences(yaml.safe_load(saved.read_text()), config.model_dump(mode="json"))
         if changed:
             raise ConfigError(
                 [*changed, "go on with the saved config, take another run_dir, or start over with --fresh"],
                 source=f"{run_dir} holds another run",
             )
+    run_dir.mkdir(parents=True, exist_ok=True)
     saved.write_text(dump(config))
 
 

@@ -115,10 +115,10 @@ class Trainer:
             self.state.step += 1
             self.state.epoch_step += 1
             self._observe(output)
+            self._prepare_step()  # first, so that what is saved or evaluated now does not depend on a stop
             if output.stop:
                 self._save(best=False)
                 raise InterruptedTrainingError(f"stopped after step {self.state.step}")
-            self._prepare_step()
 
     def _prepare_step(self) -> None:
         step, total = self.state.step, self.total_steps

@@ -66,7 +66,9 @@ def by_hand(options, world):
     c = HTLNetRule.Config(core="t2", **options)
     tensors = world.boundary_tensors
     losses = [world.loss(k, tensors) for k in range(K)]
-    parts = [torch.autograd.grad(z, tensors, retain_graph=True, allow_unused=True, materialize_grads=True) for z in losses]
+    parts = [
+        torch.autograd.grad(z, tensors, retain_graph=True, allow_unused=True, materialize_grads=True) for z in losses
+    ]
     flat = [torch.cat([p.flatten() for p in part]) for part in parts]
     total = core = flat[CORE]
     for g in flat[:CORE]:
@@ -81,7 +83,9 @@ def by_hand(options, world):
     return [*tables, *towers]
 
 
-@pytest.mark.parametrize("options", [{}, {"alpha": 1.0, "gamma": 1.0, "clip": 3.0}, {"alpha": 0.0, "gamma": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"alpha": 1.0, "gamma": 1.0, "clip": 3.0}, {"alpha": 0.0, "gamma": 0.9}], ids=str
+)
 @pytest.mark.parametrize("way", [by_fan_out, by_passes])
 def test_both_ways_equal_the_dense_algorithm(way, options):
     # The weights are float32, as Gramians are; everything else is float64.

@@ -168,7 +168,7 @@ def task(name, kind):
     ("core", "kinds", "others", "expected"),
     [
         ("watch", {"click": "binary", "watch": "regression"}, {}, None),
-        ("wathc", {"click": "binary", "watch": "regression"}, {}, "Did you mean 'watch'?"),
+        ("wtch", {"click": "binary", "watch": "regression"}, {}, "Did you mean 'watch'?"),
         ("click", {"click": "binary", "watch": "regression"}, {}, "is a binary task"),
         ("watch", {"watch": "regression"}, {}, "two tasks or more"),
         ("watch", {"click": "binary", "watch": "regression"}, {"alpha": 0, "gamma": 0}, "does nothing"),

@@ -132,7 +132,8 @@ def test_concat_mode_reads_everything_side_by_side():
 
 
 @pytest.mark.parametrize(
-    ("options", "width"), [({"leu": False}, H), ({"ifu_rep": False}, H), ({"leu": False, "ifu_rep": False}, 0), ({}, 2 * H)]
+    ("options", "width"),
+    [({"leu": False}, H), ({"ifu_rep": False}, H), ({"leu": False, "ifu_rep": False}, 0), ({}, 2 * H)],
 )
 def test_ablations_narrow_what_a_tower_reads(options, width):
     head = make_head(**options)
@@ -164,7 +165,9 @@ def test_what_the_last_loss_trains(stop, labels_train, fusions_train, goes_back)
     assert {"first.2.linears.0.weight", "rest.2.linears.0.weight", "last.2.weight"} <= trained
     for t in (0, 1):
         assert (f"units.{t}.embedding" in trained) == labels_train
-        tower = {name for name in trained if name.split(".")[0] in {"first", "rest", "last"} and name.split(".")[1] == str(t)}
+        tower = {
+            name for name in trained if name.split(".")[0] in {"first", "rest", "last"} and name.split(".")[1] == str(t)
+        }
         assert bool(tower) == goes_back
     for u in (0, 1):
         # All three maps; of h2 the bias too, of the softmax's shift by h3's bias not.
@@ -194,7 +197,9 @@ def test_without_stop_gradient_the_last_loss_reaches_all_views():
 def test_single_task_is_a_plain_regressor():
     head, inputs = make_head(tasks=("watch",)), make_inputs()
     state = head.state_dict()
-    hidden = torch.relu(affine(torch.relu(affine(inputs.shared, state, "first.0.linears.0")), state, "rest.0.linears.0"))
+    hidden = torch.relu(
+        affine(torch.relu(affine(inputs.shared, state, "first.0.linears.0")), state, "rest.0.linears.0")
+    )
     torch.testing.assert_close(head(inputs).logits["watch"], affine(hidden, state, "last.0").squeeze(1))
     assert {name.split(".")[0] for name in state} == {"first", "rest", "last", "tau"}
 
@@ -231,9 +236,7 @@ def test_evaluation_is_deterministic_and_training_without_our_noise_is_not():
 # The label embedding unit.
 
 
-@given(
-    logit=st.floats(-20, 20), tau=st.floats(0.1, 10), u0=st.floats(0.001, 0.999), u1=st.floats(0.001, 0.999)
-)
+@given(logit=st.floats(-20, 20), tau=st.floats(0.1, 10), u0=st.floats(0.001, 0.999), u1=st.floats(0.001, 0.999))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_logistic_noise_is_the_difference_of_two_gumbels(logit, tau, u0, u1):
     unit = LabelEmbeddingUnit(L, "gumbel").double()
@@ -241,7 +244,9 @@ def test_logistic_noise_is_the_difference_of_two_gumbels(logit, tau, u0, u1):
     noise = torch.sigmoid(torch.tensor([g1 - g0]).double())
     log_p, log_q = torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z)
     weights = torch.softmax(torch.stack([(log_p + g1) / tau, (log_q + g0) / tau], 1), 1)
-    torch.testing.assert_close(unit(z, torch.tensor(tau).double(), noise), weights @ unit.embedding, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        unit(z, torch.tensor(tau).double(), noise), weights @ unit.embedding, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_cold_label_is_a_row_of_the_embedding():
@@ -285,7 +290,8 @@ def test_temperature_falls_exponentially_over_the_first_part_of_training(fractio
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [(0, 10), (4_999, 10), (5_000, 9), (14_999, 8.1), (140_000, 10 * 0.9**28), (145_000, 0.5), (10**6, 0.5)]
+    ("step", "expected"),
+    [(0, 10), (4_999, 10), (5_000, 9), (14_999, 8.1), (140_000, 10 * 0.9**28), (145_000, 0.5), (10**6, 0.5)],
 )
 def test_temperature_as_published_falls_by_steps(step, expected):
     assert Temperature(schedule="steps").at(fraction=0.5, step=step) == pytest.approx(expected)

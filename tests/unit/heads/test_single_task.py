@@ -61,7 +61,9 @@ def test_a_loss_trains_the_tables_and_the_tower_of_its_task_only():
         views = tuple(b(everything.select(task=t)).shared for b, t in zip(bottoms, TASKS))
         head(Representation(views[0], views)).logits[task].square().sum().backward()
         trained = {
-            name.split(".")[-2] for name, p in embeddings.named_parameters() if p.grad is not None and (p.grad != 0).any()
+            name.split(".")[-2]
+            for name, p in embeddings.named_parameters()
+            if p.grad is not None and (p.grad != 0).any()
         }
         assert trained == {f"user@{task}", f"item@{task}"}
         reached = head.last.weight.grad.flatten(1).abs().sum(1) > 0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.losses.binary import BinaryCrossEntropy, Focal

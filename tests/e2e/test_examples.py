@@ -1,0 +1,54 @@
+"""Every YAML of the examples: loaded, built, and stepped twice on rows of its own columns."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from torchrec_mtl.config.load import load_config
+from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.run import train
+
+ROWS = 256
+
+
+def made_up(config):
+    """A table with every column that the config reads."""
+    rng = np.random.default_rng(0)
+    rows = {t.name: t.rows for t in config.features.tables}
+    columns = {}
+    for f in config.features.sparse:
+        columns[f.source] = rng.integers(0, rows[f.table], ROWS)
+        if f.max_length:
+            columns[f.source] = [rng.integers(0, rows[f.table], n).tolist() for n in rng.integers(0, 5, ROWS)]
+    for s in config.features.sequences:
+        columns[s.source] = [rng.integers(0, rows[s.table], n).tolist() for n in rng.integers(0, 5, ROWS)]
+    columns |= {d.source: rng.normal(size=ROWS) for d in config.features.dense}
+    for t in config.tasks:
+        columns[t.label] = rng.integers(0, 2, ROWS) if t.kind == "binary" else rng.exponential(size=ROWS)
+    columns |= {k: np.arange(ROWS) for k in (*config.data.keys, *filter(None, [config.data.group])) if k not in columns}
+    return pa.table(columns)
+
+
+def examples(repository):
+    return sorted(repository.glob("examples/**/*.yaml"))
+
+
+def test_there_are_examples(repository):
+    names = {str(p.relative_to(repository / "examples")) for p in examples(repository)}
+    assert {"cdnow/htlnet.yaml", "cdnow/shared_bottom.yaml", "kuairand/htlnet.yaml"} <= names
+
+
+@pytest.mark.parametrize("example", ["cdnow/htlnet.yaml", "cdnow/shared_bottom.yaml", "kuairand/htlnet.yaml"])
+def test_an_example_trains_two_steps(repository, tmp_path, example):
+    path = repository / "examples" / example
+    files = [f"data.{split}={tmp_path / 'rows.parquet'}" for split in ("train", "eval", "test")]
+    config = load_config(
+        path, [*files, "data.batch_size=128", "train.epochs=1", f"run_dir={tmp_path / 'run'}", "train.references=false"]
+    )
+    pq.write_table(made_up(config), tmp_path / "rows.parquet")
+    with process_group("cpu") as device, (tmp_path / "log").open("w") as log:
+        result = train(config, device, console=Console(file=log))
+    assert result.step == 2
+    assert set(result.evaluation.tasks) == set(config.task_names)

@@ -1,0 +1,232 @@
+"""Checks between sections: each message, and what must not be refused."""
+
+import sys
+import types
+
+import pyarrow.parquet as pq
+import pytest
+
+from torchrec_mtl.bottoms.concat import Concat
+from torchrec_mtl.config.checks import notes
+from torchrec_mtl.config.checks_tasks import METRICS
+from torchrec_mtl.config.load import parse
+from torchrec_mtl.data.files import open_files
+from torchrec_mtl.data.preflight import check_schema
+from torchrec_mtl.data.synthetic import make_table
+from torchrec_mtl.heads.shared_bottom import SharedBottom
+from torchrec_mtl.training.metrics import task_metrics
+
+RULE = "gradient={type: htlnet, core: watch_time}"
+ONE_TASK = "tasks=[{name: watch_time, kind: regression, label: watch_time}]"
+NO_EVAL = "nothing is evaluated during training without data.eval; name its files there"
+NOT_ON_CPU = "or set train.device to cuda for a machine with one"
+
+
+class PerTask(Concat):
+    """One representation a task."""
+
+    per_task = True
+
+
+class Reader(SharedBottom):
+    """Reads past the representation."""
+
+    reads_features = True
+
+
+PLUGINS = "tests_of_checks"
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """PerTask and Reader as plug-ins of another package."""
+    module = types.ModuleType(PLUGINS)
+    module.PerTask, module.Reader = PerTask, Reader
+    monkeypatch.setitem(sys.modules, PLUGINS, module)
+
+
+FEATURES = {
+    "features.dense.0=watch_time": (
+        "features.dense.0: reads column 'watch_time', the label of task 'watch_time', unknown when predicting; "
+        "remove it"
+    ),
+    "features.dense.0={name: w, column: click}": (
+        "features.dense.0: reads column 'click', the label of task 'click', unknown when predicting; remove it"
+    ),
+    "data.outcomes=[tags]": (
+        "features.sparse.2: reads column 'tags', declared in data.outcomes, unknown when predicting; remove it"
+    ),
+    "features.sparse.0.table=usr": "features.sparse.0.table: 'usr' is not in features.tables. Did you mean 'user'?",
+    "features.sparse.0.table=xyz": (
+        "features.sparse.0.table: 'xyz' is not in features.tables. Known: item, tag, user.",
+        "features.tables.0: no feature reads table 'user'; remove it, or name it in a feature",
+    ),
+    "features.tables.0.dim=10": "features.tables.0.dim: FBGEMM wants a multiple of 4; found 10, take 12",
+    "features.sequences=[{name: a, table: item, max_length: 3}, {name: b, table: tag, max_length: 3}]": (),
+    "features.sequences.0.target=itemid": (
+        "features.sequences.0.target: no sparse feature is called 'itemid'. Did you mean 'item_id'?"
+    ),
+    "features.sparse.0.name=tags": "features: two features are called 'tags'; rename one and give it a 'column'",
+    "features.tables.2.name=user": (
+        "features.sparse.2.table: 'tag' is not in features.tables. Known: item, user.",
+        "features.tables: two tables are called 'user'; rename one",
+    ),
+    "features={}": "features: no features; list some under sparse, sequences, or dense",
+    "features={sparse: [{name: a, table: t}]}": (
+        "features.sparse.0.table: 't' is not in features.tables. There are no tables; list them there."
+    ),
+}
+TASKS = {
+    "tasks.0.space=long_view": (
+        "tasks.0.space: 'click' is defined inside 'long_view', the label of 'long_view', which comes after it; "
+        "list tasks in causal order"
+    ),
+    "tasks.0.space=click": "tasks.0.space: 'click' is the task's own label, which would always be 1; remove it",
+    "tasks.1.space=watch_time": (
+        "tasks.1.space: 'watch_time' is the label of a regression; a space is a column of 0 and 1"
+    ),
+    "tasks.1.name=click": "tasks: two tasks are called 'click'; rename one",
+    "tasks.0.loss=mse": "tasks.0.loss: 'mse' is a loss of regression tasks, but 'click' is binary; use bce",
+    "tasks.2.loss={type: focal}": (
+        "tasks.2.loss: 'focal' is a loss of binary tasks, but 'watch_time' is regression; use mse"
+    ),
+    "tasks=[{name: click, kind: binary, label: click, weight: 0}]": (
+        "tasks: the weight of every task is 0, so that nothing is trained; give one a positive weight"
+    ),
+}
+TRAINING = {
+    "data.batch_size=100": "data.batch_size: 100 is not a multiple of data.streams = 8; take 96, or data.streams = 5",
+    "data.eval_batch_size=4": (
+        "data.eval_batch_size: 4 is not a multiple of data.streams = 8; take 8, or data.streams = 4"
+    ),
+    "train.monitor.patience=3": f"train.monitor.patience: {NO_EVAL}",
+    "train={eval_every: 5, monitor: {metric: click/auc}}": f"train.monitor.metric, train.eval_every: {NO_EVAL}",
+}
+METRIC = {
+    "clik/auc": "no task is called 'clik'. Did you mean 'click'?",
+    "click/acu": "a binary task has no metric 'acu'. Did you mean 'auc'?",
+    "watch_time/auc": (
+        "a regression task has no metric 'auc'. Known: calibration, gini, loss, mae, nmae, nrmse, rmse, spearman."
+    ),
+    "auc": "expected loss, or task/metric such as click/auc (found 'auc')",
+    "click/gauc": "gauc needs groups; name their column in data.group",
+}
+RULES = {
+    (RULE, ONE_TASK): "gradient: 'htlnet' wants two tasks or more, and there is one; use gradient: {type: sum}",
+    (RULE, "tasks.0.weight=0", "tasks.1.weight=0"): (
+        "gradient: 'htlnet' wants two tasks or more, and only 'watch_time' has a weight above 0; "
+        "use gradient: {type: sum}"
+    ),
+    (RULE, "gradient.core=watchtime"): "gradient.core: no task 'watchtime'. Did you mean 'watch_time'?",
+    (RULE, "head=single_task"): (
+        "gradient: 'htlnet' cannot act under head 'single_task', whose tables belong to one task each, so that "
+        "gradients never meet; use gradient: {type: sum}"
+    ),
+    (RULE, "features={dense: [age]}"): (
+        "gradient: 'htlnet' acts at the embeddings, and no feature has one; use gradient: {type: sum}"
+    ),
+    ("gradient={type: sum, at: representation}",): (
+        "gradient.at: 'sum' has no boundary to put anywhere; remove this key"
+    ),
+    (RULE, "gradient.at=representation", f"bottom={PLUGINS}:PerTask"): (
+        f"gradient.at: bottom '{PLUGINS}:PerTask' makes one representation a task, where gradients never meet; "
+        "use at: embeddings"
+    ),
+    (RULE, "gradient.at=representation", f"head={PLUGINS}:Reader"): (
+        f"gradient.at: head '{PLUGINS}:Reader' reads features past the representation; use at: embeddings"
+    ),
+}
+FINE = [
+    (RULE,),
+    (RULE, "gradient.at=representation"),
+    ("head=single_task",),
+    ("data.group=user_id", "data.keys=[user_id, item_id]"),  # grouped by what is also an input
+    ("tasks.1.space=click", "tasks.2.space=in_sample"),
+    ("features.dense.0=in_sample", "tasks.2.space=in_sample"),  # a space may be known beforehand
+    ("data.eval=e.parquet", "train.monitor={metric: watch_time/gini, patience: 2}"),
+    ("data.eval=e.parquet", "data.group=user_id", "train.monitor.metric=click/gauc"),
+    ("optim.sparse.type=adam", "train.device=cuda", "features.tables.0.sharding=[row_wise]"),
+    ("features.tables.0.sharding=[row_wise, table_wise]", "train.device=cpu"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), {**FEATURES, **TASKS, **TRAINING}.items())
+def test_sections_are_checked_against_each_other(problems, override, expected):
+    expected = [expected] if isinstance(expected, str) else list(expected)
+    assert sorted(problems(override)) == sorted(expected)
+
+
+@pytest.mark.parametrize(("metric", "message"), METRIC.items())
+def test_the_monitored_metric_must_exist(problems, metric, message):
+    found = problems("data.eval=e.parquet", f"train.monitor.metric={metric}")
+    assert found == [f"train.monitor.metric: {message}"]
+
+
+@pytest.mark.parametrize(("overrides", "message"), RULES.items())
+def test_a_rule_must_be_able_to_act(problems, overrides, message):
+    assert problems(*overrides) == [message]
+
+
+@pytest.mark.parametrize("overrides", FINE)
+def test_what_makes_sense_is_not_refused(problems, overrides):
+    assert problems(*overrides) == []
+
+
+def test_tables_of_sequences_have_one_dim(problems):
+    found = problems(
+        "features.tables.2.dim=16",
+        "features.sequences=[{name: a, table: item, max_length: 3}, {name: b, table: tag, max_length: 3}]",
+    )
+    assert found == [
+        "features.tables: tables that sequences read live in one EmbeddingCollection, all of one dim; "
+        "found item 8, tag 16; give them the same"
+    ]
+
+
+def test_a_table_may_not_have_a_name_that_torch_refuses(problems):
+    found = problems("features.tables.0.name=items", "features.sparse.0.table=items")
+    assert found == ["features.tables.0.name: torch keeps the name 'items' to itself; take another, as 'items_table'"]
+
+
+def test_what_the_cpu_lacks_is_refused_on_cpu(problems):
+    found = problems("train.device=cpu", "optim.sparse.type=adam", "features.tables.0.sharding=[row_wise]")
+    assert found == [
+        f"optim.sparse.type: FBGEMM has no fused adam on CPU; use rowwise_adagrad, adagrad, or sgd, {NOT_ON_CPU}",
+        f"features.tables.0.sharding: TorchRec has no row_wise on CPU; add table_wise, {NOT_ON_CPU}",
+    ]
+
+
+def test_the_head_is_asked_about_the_tasks(problems):
+    (found,) = problems("head=htlnet", "tasks.0.kind=regression", "tasks.0.loss=mse")
+    assert found.startswith("head: htlnet passes labels of binary tasks down")
+
+
+def test_a_table_whose_reader_is_unreadable_is_not_called_unread(problems):
+    assert problems("features.sparse.0.table=3") == [
+        "features.sparse.0.table: expected text, but YAML reads this as a number; put it in quotes (found 3)"
+    ]
+
+
+TWICE = "data.eval: reads train.parquet like data.train; its metrics will flatter the model"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"), [("data.eval=train.parquet", [TWICE]), ("data.test=[a.parquet, b.parquet]", [])]
+)
+def test_notes_tell_of_data_that_serves_twice(raw, override, expected, problems):
+    assert problems(override) == []
+    assert notes(parse(raw)) == expected
+
+
+def test_a_space_that_names_no_column_is_found_in_the_files(raw, tmp_path):
+    path = tmp_path / "train.parquet"
+    pq.write_table(make_table(8, seed=0), path)
+    raw["data"]["train"], raw["tasks"][2]["space"] = str(path), "clik"
+    (found,) = check_schema(open_files([str(path)]), parse(raw))
+    assert found == f"space of task 'watch_time', column 'clik': not in {path}. Did you mean 'click'?"
+
+
+@pytest.mark.parametrize("kind", sorted(METRICS))
+def test_known_metrics_are_those_that_are_computed(kind):
+    computed = task_metrics(kind, [0.0, 1.0], [0.2, 0.6], [1.0, 1.0], ["a", "a"])
+    assert {*computed, "loss"} - {"count"} == set(METRICS[kind])

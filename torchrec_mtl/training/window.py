@@ -1,0 +1,71 @@
+"""Windowed metrics during training, by TorchRec's ``RecMetricModule``; updated when a line is logged, not every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchrec.metrics.metric_module import RecMetricModule, generate_metric_module
+from torchrec.metrics.metrics_config import MetricsConfig, RecMetricDef, RecMetricEnum, RecTaskInfo
+
+from torchrec_mtl.collectives import rank, world_size
+from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.model import StepOutput
+
+_METRICS = {"binary": (RecMetricEnum.NE, RecMetricEnum.CALIBRATION), "regression": (RecMetricEnum.MSE, RecMetricEnum.CALIBRATION)}
+_SHOWN = {"ne": "ne", "rmse": "rmse", "calibration": "calibration"}
+
+
+class WindowMetrics:
+    """``ne`` and ``calibration`` of binary tasks, ``rmse`` and ``calibration`` of regressions, over the last rows trained.
+
+    Args:
+        tasks: in the order of the columns.
+        rows: length of the window, over all ranks.
+        update_rows: rows of an update on this rank.
+        device: of the model.
+    """
+
+    def __init__(self, tasks: Sequence[TaskConfig], *, rows: int, update_rows: int, device: torch.device) -> None:
+        infos = [RecTaskInfo(t.name, f"{t.name}-label", f"{t.name}-prediction", f"{t.name}-weight") for t in tasks]
+        definitions = {
+            metric: RecMetricDef(
+                rec_tasks=[i for i, t in zip(infos, tasks, strict=True) if metric in _METRICS[t.kind]],
+                window_size=max(rows, update_rows * world_size()),
+            )
+            for metric in dict.fromkeys(m for t in tasks for m in _METRICS[t.kind])
+        }
+        self._tasks = [t.name for t in tasks]
+        self._held: list[Tensor] = []
+        self._module: RecMetricModule = generate_metric_module(
+            RecMetricModule,
+            MetricsConfig(rec_tasks=infos, rec_metrics=definitions, throughput_metric=None, state_metrics=[]),
+            batch_size=update_rows,
+            world_size=world_size(),
+            my_rank=rank(),
+            state_metrics_mapping={},
+            device=device,
+        )
+
+    def hold(self, output: StepOutput) -> None:
+        """Keep a step's predictions for the next update; nothing is read back."""
+        self._held.append(torch.stack([output.predictions, output.labels, output.weights]))
+
+    def compute(self) -> dict[str, float]:
+        """Take in what is held and return ``task/metric`` over the window; on all ranks together."""
+        predictions, labels, weights = torch.cat(self._held, dim=1)
+        self._held.clear()
+        columns: dict[str, Tensor] = {}
+        for k, task in enumerate(self._tasks):
+            columns |= {f"{task}-prediction": predictions[:, k], f"{task}-label": labels[:, k]}
+            columns[f"{task}-weight"] = weights[:, k]
+        self._module.update(columns)
+        found = self._module.compute()
+        values: dict[str, float] = {}
+        for key, value in found.items():  # "ne-click|window_ne"
+            task = key.partition("-")[2].partition("|")[0]
+            name = key.rpartition("|")[2]
+            if name.startswith("window_") and name.removeprefix("window_") in _SHOWN:
+                values[f"{task}/{name.removeprefix('window_')}"] = float(value)
+        return values
