@@ -205,7 +205,8 @@ class FeatureReader:
             if len(shared_bags) == len(self._bags):  # the usual case: no copy
                 shared.append(pooled.values())
                 names = {self._keys[f.name]: f.name for f in self._bags}
-                widths = dict(zip((names[key] for key in pooled.keys()), pooled.length_per_key(), strict=True))
+                lengths = zip(pooled.keys(), pooled.length_per_key(), strict=True)
+                widths = {names[key]: width for key, width in lengths}
             else:
                 by_key = pooled.to_dict()
                 own = {f.name: by_key[self._keys[f.name]] for f in self._bags if f.task is not None}
@@ -238,7 +239,9 @@ class FeatureReader:
         fields = dict(embedded.own)
         if embedded.widths:
             # One split for all: the backward of a slice a field would fill and add [B, P] for each of them.
-            fields.update(zip(embedded.widths, shared[0].split(list(embedded.widths.values()), dim=1), strict=True))
+            fields.update(
+                zip(embedded.widths, torch.split(shared[0], list(embedded.widths.values()), dim=1), strict=True)
+            )
         jagged = {name: Jagged(value, embedded.lengths[name]) for name, value in values.items()}
         for f in self.spec.fields:
             if f.name in jagged:

@@ -200,6 +200,16 @@ class SamplesInEvaluation(Linear):
         return x if self.training else x + torch.rand_like(x)
 
 
+class DropsOutInEvaluation(DropsOutByNoise):
+    def transformed(self, x, k, representation):
+        return x * representation.features.noise.uniform("always", 1)
+
+
+class NeedsFeaturesToBeThere(Linear):
+    def transformed(self, x, k, representation):
+        return x * representation.features.valid.unsqueeze(1)
+
+
 class LearnsInEvaluation(Linear):
     def __init__(self, in_features, outputs, config):
         super().__init__(in_features, outputs, config)
@@ -334,6 +344,8 @@ REFUSED = [
     (DropsOut, "draws from torch's generator"),
     (DrawsABuffer, "buffers"),
     (SamplesInEvaluation, "when evaluated twice"),
+    (DropsOutInEvaluation, "uses `features.noise` in evaluation"),
+    (NeedsFeaturesToBeThere, "fails where `representation.features` is None"),
     (LearnsInEvaluation, "changes its buffers in evaluation"),
     (HidesItsState, "state dict"),
     (HidesItsProgress, "state dict"),
@@ -374,8 +386,10 @@ class LeaksOnlyInAModel(Linear):
     """Reads features only where they come from tables, so that its reach looks right on plain tensors."""
 
     def transformed(self, x, k, representation):
-        field = representation.features.fields["user_id"]
-        return x if field.is_leaf else x + field.sum(1, keepdim=True)
+        features = representation.features
+        if features is None or features.fields["user_id"].is_leaf:
+            return x
+        return x + features.fields["user_id"].sum(1, keepdim=True)
 
 
 def test_the_cut_is_checked_in_a_whole_model():

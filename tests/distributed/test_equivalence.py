@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.distributed.runs import (
+from tests.runs import (
     ADAPTIVE,
     BATCH,
     HTLNET,
@@ -20,6 +20,7 @@ from tests.distributed.runs import (
     rows_of,
     saved,
     train_ranks,
+    with_plan,
     with_values,
     write,
 )
@@ -90,12 +91,6 @@ def num_chunks(run_dir: Path, table: str) -> int:
     return len(chunks)
 
 
-def with_plan(raw: dict[str, Any], sharding: str) -> dict[str, Any]:
-    """Tables wide enough to be cut into columns, all sharded one way."""
-    tables = [{**table, "dim": 64, "sharding": [sharding]} for table in raw["features"]["tables"]]
-    return {**raw, "features": {**raw["features"], "tables": tables}}
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("sharding", ["table_wise", "column_wise"])
 def test_sharded_equals_unsharded(train_file: str, tmp_path: Path, sharding: str, world_size: int) -> None:
@@ -103,7 +98,7 @@ def test_sharded_equals_unsharded(train_file: str, tmp_path: Path, sharding: str
     train_ranks(raw, world_size)
     found = differences(train_unsharded(raw), saved(tmp_path))
     moved = differences(train_unsharded(raw, steps=0), saved(tmp_path))
-    assert min(moved["tables"], moved["dense"]) > 1e4 * BOUND
+    assert min(moved["tables"], moved["dense"]) > 1e3 * BOUND
     print(f"{sharding} on {world_size}: {found}")
     assert num_chunks(tmp_path, "item") == (2 if sharding == "column_wise" else 1)
     assert max(found.values()) < BOUND
@@ -115,6 +110,7 @@ CASES: dict[str, dict[str, Any]] = {
     "shared_bottom_per_task_passes": {"head": {"type": "shared_bottom", "shared": [16], "tower": [8], "norm": "batch"}},
     "single_task": {"head": {"type": "single_task", "tower": [16, 8], "norm": "batch"}, "gradient": {"type": "sum"}},
     "htlnet_with_gradients_up_the_funnel": {"head": {**HTLNET, "stop_gradient_at": "none"}},
+    "two_phases": {"head": {"type": "tests.runs:TwoPhases", "shared": [16], "tower": [8]}},
     "adagrad_tables": {"optim": {"sparse": ADAPTIVE["sparse"], "dense": SGD["dense"]}},
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.runs import (
+from tests.runs import (
     ADAPTIVE,
     BATCH,
     assert_equal,
@@ -16,6 +16,7 @@ from tests.distributed.runs import (
     saved,
     train_ranks,
     train_until,
+    with_plan,
     write,
 )
 from torchrec_mtl.config.load import parse
@@ -103,12 +104,6 @@ def test_a_checkpoint_loads_into_another_plan(files: dict[str, str], tmp_path: P
     run_ranks(load_and_save, 1, plans["column_wise"], str(tmp_path / "one"))
     assert_equal(saved(tmp_path / "run"), saved(tmp_path / "one"))
     assert_equal(saved(tmp_path / "run"), saved(tmp_path / "columns"))
-
-
-def with_plan(raw: dict[str, Any], sharding: str) -> dict[str, Any]:
-    """Tables wide enough to be cut into columns."""
-    tables = [{**table, "dim": 64, "sharding": [sharding]} for table in raw["features"]["tables"]]
-    return {**raw, "features": {**raw["features"], "tables": tables}}
 
 
 def load_and_save(raw: dict[str, Any], run_dir: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 import torchrec_mtl
-from tests.distributed.runs import ADAPTIVE, BATCH, assert_equal, raw_config, rows_of, saved, train_ranks, with_values, write
+from tests.runs import ADAPTIVE, BATCH, assert_equal, raw_config, rows_of, saved, train_ranks, with_values, write
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.synthetic import make_table

@@ -63,7 +63,10 @@ def test_the_installed_component_runs_the_installed_example(site, tmp_path):
     script = "from torchrec_mtl.components.train import htlnet; print(htlnet().roles[0].args[1])"
     command = _python(site, tmp_path, "-c", script)
     assert str(site / "torchrec_mtl" / "examples" / "cdnow" / "htlnet.yaml") in command
-    assert str(site / "torchrec_mtl" / "examples" / "cdnow" / "prepare.py") in command
+    load = f"from torchrec_mtl.config.load import load_config; print(load_config({command.split()[-1]!r}).data.prepare)"
+    assert _python(site, tmp_path, "-c", load).strip() == str(
+        site / "torchrec_mtl" / "examples" / "cdnow" / "prepare.py"
+    )
 
 
 def _link_tree(target: Path) -> None:

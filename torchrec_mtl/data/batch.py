@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,28 +42,26 @@ class Batch(Pipelineable):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
-        moved = {
-            field.name: value.to(device=device, non_blocking=non_blocking)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), (Tensor, KeyedJaggedTensor))
-        }
-        ids = {name: value.to(device=device, non_blocking=non_blocking) for name, value in self.ids.items()}
-        return dataclasses.replace(self, ids=ids, **moved)
+        return self._map(lambda t: t.to(device=device, non_blocking=non_blocking))
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that ``stream`` uses these tensors."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (Tensor, KeyedJaggedTensor)):
-                value.record_stream(stream)
-        for value in self.ids.values():
-            value.record_stream(stream)
+        self._map(lambda t: t.record_stream(stream) or t)  # record_stream returns None
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory."""
-        pinned = {
-            field.name: value.pin_memory()
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), (Tensor, KeyedJaggedTensor))
-        }
-        return dataclasses.replace(self, ids={k: v.pin_memory() for k, v in self.ids.items()}, **pinned)
+        return self._map(lambda t: t.pin_memory())
+
+    def _map(self, change: Callable[[Any], Any]) -> Batch:
+        return Batch(
+            dense=change(self.dense),
+            sparse=change(self.sparse),
+            sequences=change(self.sequences),
+            labels=change(self.labels),
+            weights=change(self.weights),
+            valid=change(self.valid),
+            rows=change(self.rows),
+            ids={name: change(values) for name, values in self.ids.items()},
+            step=self.step,
+            global_size=self.global_size,
+        )

@@ -43,7 +43,7 @@ class Boundary:
         return [tuple(flat[k * n : (k + 1) * n]) for k in range(num_tasks)]
 
     def per_task_passes(self, losses: Tensor, tensors: Sequence[Tensor]) -> None:
-        """Find each task's gradient by a pass of its own down to the tensors, for the coming backward to carry combined.
+        """Find each task's gradient by a pass of its own down to the tensors, for the next backward to carry combined.
 
         Args:
             losses: [K], scaled as they will be summed.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
 from torchrec_mtl.testing.reach_contract import check_reach, check_tables
-from torchrec_mtl.testing.subject import Subject, feature_leaves, gradients_of, take, view_leaves, weighted
+from torchrec_mtl.testing.subject import Subject, at_step, feature_leaves, gradients_of, take, view_leaves, weighted
 
 # Shapes: B rows, K tasks, P logits of a task.
 
@@ -30,7 +30,8 @@ def check_head(
     It returns logits of the right names and shapes, finite for zero and for large inputs; a row's scores depend on that
     row alone when evaluating, and on no padding when training; random numbers come from ``features.noise``, everything
     else from inputs, parameters, and buffers, which a state dict carries; ``isolates_tasks``, ``reads_features``, and
-    ``term_names`` say the truth; in a whole model, all gradients of shared tables cross the boundary.
+    ``term_names`` say the truth; it works on plain tensors, without features, unless it reads them; in a whole model,
+    all gradients of shared tables cross the boundary.
 
     Args:
         head_class: the class; a config must be able to name it, so it stands at the top level of a module.
@@ -60,6 +61,7 @@ def check_head(
         _check_padding_changes_nothing,
         _check_phases,
         check_reach,
+        _check_plain_tensors,
         check_tables,
     ):
         check(subject)
@@ -120,6 +122,8 @@ def _check_evaluation_is_deterministic(subject: Subject) -> None:
     before = _copy(dict(head.named_buffers()))
     first, second = _logits(head, inputs, torch_seed=1), _logits(head, inputs, torch_seed=2)
     subject.require(_equal(first, second), "gives other logits for the same inputs when evaluated twice")
+    quiet = _logits(head, at_step(inputs, 1))
+    subject.require(_equal(first, quiet), "uses `features.noise` in evaluation, so that a score depends on the step")
     subject.require(_equal(before, dict(head.named_buffers())), "changes its buffers in evaluation")
 
 
@@ -226,6 +230,19 @@ def _check_phases(subject: Subject) -> None:
         subject.require(phase.epochs >= 1, f"has a phase '{phase.name}' of {phase.epochs} epochs")
         unknown = sorted(set(phase.tasks or ()) - {*subject.tasks, *subject.head_class.term_names})
         subject.require(not unknown, f"trains unknown tasks in phase '{phase.name}': {', '.join(unknown)}")
+
+
+def _check_plain_tensors(subject: Subject) -> None:
+    if subject.head_class.reads_features:
+        return
+    head, inputs = subject.build().eval(), subject.inputs()
+    try:
+        found = _logits(head, Representation(inputs.shared, inputs.per_task))
+    except (AttributeError, TypeError) as error:
+        raise AssertionError(
+            f"{subject.head_class.__name__} fails where `representation.features` is None: {error}"
+        ) from error
+    subject.require(_equal(found, _logits(head, inputs)), "gives other logits where `representation.features` is None")
 
 
 def _logits(head: Head, inputs: Representation, torch_seed: int = 0) -> dict[str, Tensor]:

@@ -94,6 +94,7 @@ def _collect(tasks: list[_Task], timeout_s: float) -> list[Any]:
     processes: list[BaseProcess] = []
     waiting: dict[Connection, int] = {}
     results: list[Any] = [None] * len(tasks)
+    grace_s = 0.0
     try:
         for task in tasks:
             mine, theirs = context.Pipe(duplex=False)
@@ -110,9 +111,10 @@ def _collect(tasks: list[_Task], timeout_s: float) -> list[Any]:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)
                 results[rank] = _receive(connection, rank, processes[rank])
+        grace_s = 5.0
         return results
     finally:
-        _end(processes, grace_s=5.0 if not waiting else 0.0)
+        _end(processes, grace_s)
 
 
 def _receive(connection: Connection, rank: int, process: BaseProcess) -> Any:
@@ -139,31 +141,34 @@ def _end(processes: list[BaseProcess], grace_s: float) -> None:
 def _run(task: _Task, connection: Connection) -> None:
     """Run in the child."""
     try:
-        outcome = pickle.dumps((False, _call(task)))
+        outcome = (False, _call(task))
     except BaseException:  # whatever it is, the parent reports it
-        outcome = pickle.dumps((True, traceback.format_exc()))
-    connection.send_bytes(outcome)
+        outcome = (True, traceback.format_exc())
+    connection.send_bytes(pickle.dumps(outcome))
+    if outcome[0]:
+        # Until the parent kills it: an exit would fail the others, in a race to be the first reported.
+        time.sleep(task.place.timeout_s)
     connection.close()
 
 
 def _call(task: _Task) -> object:
+    """Join the group and call the function; the group is left only after a success, for the same reason."""
     import torch
     import torch.distributed as dist
 
     place = task.place
-    ranks = {"RANK": place.rank, "WORLD_SIZE": place.world_size, "LOCAL_RANK": place.rank, "LOCAL_WORLD_SIZE": place.world_size}
+    size = place.world_size
+    ranks = {"RANK": place.rank, "WORLD_SIZE": size, "LOCAL_RANK": place.rank, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in ranks.items()})
     torch.set_num_threads(1)
     warnings.resetwarnings()
     cast("list[object]", warnings.filters).extend(pickle.loads(task.filters))
     function = getattr(_load(task), task.name)
-    store = dist.FileStore(place.store, place.world_size)
     timeout = timedelta(seconds=place.timeout_s)
-    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
-    try:
-        return function(*pickle.loads(task.args))
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", store=dist.FileStore(place.store, size), rank=place.rank, world_size=size, timeout=timeout)
+    result = function(*pickle.loads(task.args))
+    dist.destroy_process_group()
+    return result
 
 
 def _load(task: _Task) -> Any:

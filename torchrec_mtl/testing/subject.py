@@ -170,6 +170,15 @@ def take(inputs: Representation, rows: Sequence[int], valid: Tensor | None = Non
     )
 
 
+def at_step(inputs: Representation, step: int) -> Representation:
+    """Return the same inputs with the noise of another step."""
+    features = inputs.features
+    assert features is not None
+    assert features.noise is not None
+    noise = dataclasses.replace(features.noise, step=step)
+    return dataclasses.replace(inputs, features=dataclasses.replace(features, noise=noise))
+
+
 def _leaf(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_()
 

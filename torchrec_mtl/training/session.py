@@ -140,8 +140,7 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
     scales = {name: LabelScale(s.mean, s.std) for name, s in statistics.labels.items()}
     model = build_model(config, scales, device=device)
     objective = model.objective
-    several = len(objective.head.phases(config.train.epochs)) > 1
-    sharded = shard(model, config, device, static_graph=not several)
+    sharded = shard(model, config, device)
     sharded.train()
     optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr)
     return Session(

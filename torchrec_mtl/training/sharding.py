@@ -12,7 +12,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMo
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, ParameterConstraints, TopologyFactory, TrainerConfig
@@ -33,14 +33,13 @@ def sharders() -> list[ModuleSharder[nn.Module]]:
     return cast("list[ModuleSharder[nn.Module]]", both)
 
 
-def shard(model: MultiTaskModel, config: RunConfig, device: torch.device, *, static_graph: bool = True) -> DistributedModelParallel:
+def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> DistributedModelParallel:
     """Plan, shard, and initialise a model built with its tables on ``meta``.
 
     Args:
         model: from ``build_model``.
         config: the run; tables may constrain their sharding types.
         device: of this rank.
-        static_graph: False where phases train different parameters.
 
     Raises:
         ValueError: the planner finds no plan, or the tables' optimizer ignores an option.
@@ -59,13 +58,11 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device, *, sta
         batch_size=config.data.batch_size // dist.get_world_size(),
     )
     plan = planner.collective_plan(model, sharders(), group)
-    wrapper = DefaultDataParallelWrapper(static_graph=static_graph, find_unused_parameters=not static_graph)
     with warnings.catch_warnings():
         # TorchRec hands DDP an argument that torch has renamed; nothing a user could do about it.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        sharded = DistributedModelParallel(
-            model, device=device, plan=plan, sharders=sharders(), data_parallel_wrapper=wrapper, init_data_parallel=True
-        )
+        # Its data parallel wants the same graph at every step: see Objective.activate.
+        sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
     initialise_tables(sharded.state_dict(), config.features, config.train.seed)
     return sharded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +24,16 @@ class MetricSink(Protocol):
 
 
 class JsonLinesSink:
-    """One JSON object a line: ``{"step": ..., "time": ..., name: value, ...}``; a resumed run goes on in the same file."""
+    """One JSON object a line: ``{"step": ..., "time": ..., name: value, ...}``; a resumed run goes on in the same file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        last_step: of the checkpoint that the run goes on from; lines of later steps, which a killed run left, are dropped.
+    """
+
+    def __init__(self, path: Path, last_step: int | None = None) -> None:
+        if last_step is not None and path.is_file():
+            _drop_later(path, last_step)
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -35,6 +43,22 @@ class JsonLinesSink:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _drop_later(path: Path, last_step: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if (step := _step_of(line)) is not None and step <= last_step]
+    partial = path.with_name(f".{path.name}")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _step_of(line: str) -> int | None:
+    """Return the step of a line, None where a kill cut it short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class TensorBoardSink:

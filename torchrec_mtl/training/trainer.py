@@ -72,6 +72,7 @@ class Trainer:
         self.phases: Sequence[Phase] = session.objective.head.phases(self.config.epochs)
         planned = sum(p.epochs for p in self.phases) * self.reader.steps_per_epoch
         self.total_steps = min(planned, self.config.max_steps or planned)
+        assert self.total_steps > 0, "open_files() refuses empty files"
         self._window = _Window()
         self._saved_step = state.step if state.step else -1
 
@@ -83,12 +84,11 @@ class Trainer:
         """
         state = self.state
         self.session.model.train()
-        while state.phase < len(self.phases) and not state.finished:
-            phase = self.phases[state.phase]
-            self.session.objective.activate(phase.tasks)
-            while state.epoch < phase.epochs and not state.finished:
-                self._epoch()
-            state.phase, state.epoch = state.phase + 1, 0
+        while not state.finished:
+            self.session.objective.activate(self.phases[state.phase].tasks)
+            self._epoch()
+            if not state.finished:
+                self._next_epoch()
 
     def _epoch(self) -> None:
         state = self.state
@@ -99,8 +99,12 @@ class Trainer:
             while state.epoch_step < self.reader.steps_per_epoch and not state.finished:
                 self._steps(take(batches, self._until_next_event()))
                 self._events()
-        if state.epoch_step >= self.reader.steps_per_epoch:
-            state.epoch, state.epoch_step = state.epoch + 1, 0
+
+    def _next_epoch(self) -> None:
+        state = self.state
+        state.epoch, state.epoch_step = state.epoch + 1, 0
+        if state.epoch == self.phases[state.phase].epochs:
+            state.phase, state.epoch = state.phase + 1, 0
 
     def _until_next_event(self) -> int:
         state = self.state

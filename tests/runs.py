@@ -1,4 +1,4 @@
-"""What the distributed tests share: small planted data, runs in gloo ranks, and their checkpoints as plain tensors."""
+"""What tests that train share: small planted data, runs in gloo ranks, and their checkpoints as plain tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from torchrec_mtl.config.load import parse
+from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.synthetic import make_config, make_table
+from torchrec_mtl.heads.base import Phase
 from torchrec_mtl.heads.htlnet import HTLNet
+from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.testing.ranks import run_ranks
 from torchrec_mtl.training.checkpoint import Checkpoints, TensorReader
-from torchrec_mtl.training.run import RunResult, train
+from torchrec_mtl.training.run import Files, RunResult, open_data, train
+from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.trainer import InterruptedTrainingError
 
 BATCH, STREAMS = 64, 8
@@ -52,6 +56,12 @@ def raw_config(train_file: str, run_dir: Path, *, space: bool = True, **sections
     return raw
 
 
+def with_plan(raw: dict[str, Any], sharding: str) -> dict[str, Any]:
+    """All tables sharded one way, and wide enough for the planner to cut them into two columns."""
+    tables = [{**table, "dim": 256, "sharding": [sharding]} for table in raw["features"]["tables"]]
+    return {**raw, "features": {**raw["features"], "tables": tables}}
+
+
 def train_one(raw: Mapping[str, Any]) -> RunResult:
     """Runs in a rank."""
     return train(parse(raw), torch.device("cpu"), console=Console(file=io.StringIO()))
@@ -63,9 +73,9 @@ def train_ranks(raw: Mapping[str, Any], world_size: int) -> RunResult:
 
 
 def saved(run_dir: str | Path, which: str = "latest") -> dict[str, Tensor]:
-    """Whole tensors of a checkpoint, whatever the ranks and the plan it was saved with; RNG states left out."""
+    """Whole tensors of the latest, the best, or a named checkpoint, whatever its ranks and plan; RNG states left out."""
     checkpoints = Checkpoints(run_dir)
-    path = str(checkpoints.folder / checkpoints.index()[which])
+    path = str(checkpoints.folder / checkpoints.index().get(which, which))
     stored = TensorReader(path).read_metadata().state_dict_metadata
     tensors = {
         key: torch.empty(meta.size, dtype=meta.properties.dtype)
@@ -121,6 +131,14 @@ def with_values(table: pa.Table, column: str, rows: np.ndarray[Any, Any], value:
     return table.set_column(table.schema.get_field_index(column), column, new)
 
 
+class TwoPhases(SharedBottom):
+    """A plug-in that trains its first task, then the others."""
+
+    def phases(self, epochs: int) -> Sequence[Phase]:
+        first, *others = self.outputs
+        return (Phase("first", epochs, (first,)), Phase("second", epochs, tuple(others)))
+
+
 @contextmanager
 def interrupted(step: int, rank: int) -> Iterator[None]:
     """In a rank: SIGINT reaches one rank while it makes ready for a step (counted from 1)."""
@@ -143,3 +161,11 @@ def train_until(raw: Mapping[str, Any], step: int, rank: int) -> str:
         except InterruptedTrainingError as error:
             return str(error)
     return "not interrupted"
+
+
+def open_run(raw: Mapping[str, Any]) -> tuple[Session, Files]:
+    """A session in this process, whose group exists, and its data."""
+    config = parse(raw)
+    files = open_data(config)
+    statistics = collect(files.train, config.data, config.features, config.tasks)
+    return open_session(config, statistics, torch.device("cpu")), files

@@ -1,0 +1,177 @@
+"""Checkpoints hold tensors, refuse anything else, and a torn one is never chosen."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
+from torchrec_mtl.training.distributed import process_group
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group() -> Iterator[None]:
+    with process_group("cpu"):
+        yield
+
+
+def tensors(value: float) -> dict[str, Any]:
+    return {
+        "model": {"head.weight": torch.full((2, 3), value), "head.bias": torch.full((3,), value)},
+        "optim": {"state": {"head.weight": {"exp_avg": torch.full((2, 3), value)}, "table": {}}},
+        "rng": {"cpu_rank0": torch.get_rng_state()},
+    }
+
+
+def saved(run_dir: Path, *steps: int, best: int | None = None, keep: int = 2) -> Checkpoints:
+    checkpoints = Checkpoints(run_dir, keep=keep)
+    for step in steps:
+        checkpoints.save(tensors(step), {"step": step}, step=step, best=step == best)
+    return checkpoints
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5, 7, best=5)
+    for which, step in (("latest", 7), ("best", 5)):
+        found = tensors(0.0)
+        checkpoints.load(found, which)
+        assert bool((found["model"]["head.bias"] == step).all())
+        assert bool((found["optim"]["state"]["head.weight"]["exp_avg"] == step).all())
+        assert checkpoints.notes(which) == {"step": step}
+
+
+def test_a_part_alone_can_be_loaded(tmp_path: Path) -> None:
+    found = {"model": tensors(0.0)["model"]}
+    saved(tmp_path, 5).load(found, "latest")
+    assert bool((found["model"]["head.weight"] == 5).all())
+
+
+def test_without_checkpoints_there_is_neither_latest_nor_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.index() == {}
+    assert checkpoints.notes("latest") is None
+    with pytest.raises(CheckpointError, match=r"no latest checkpoint in .*; was the run trained\?"):
+        checkpoints.load(tensors(0.0), "latest")
+
+
+def steps(checkpoints: Checkpoints) -> list[str]:
+    return sorted(p.name.removeprefix("step-0000000") for p in checkpoints.folder.iterdir())
+
+
+def test_the_last_are_kept_and_the_best(tmp_path: Path) -> None:
+    assert steps(saved(tmp_path / "a", 10, 20, 30, 40, best=10)) == ["10", "30", "40"]
+    assert steps(saved(tmp_path / "b", 10, 20, 30, 40, best=40)) == ["30", "40"]
+    assert steps(saved(tmp_path / "c", 10, 20, 30, keep=1)) == ["30"]
+    assert steps(saved(tmp_path / "d", 10, 20, 30, best=10, keep=1)) == ["10", "30"]
+
+
+def test_the_best_is_the_last_that_was(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 10, best=10)
+    checkpoints.save(tensors(20), {"step": 20}, step=20, best=True)
+    checkpoints.save(tensors(30), {"step": 30}, step=30, best=False)
+    assert checkpoints.index() == {"latest": "step-000000030", "best": "step-000000020"}
+
+
+def test_notes_can_be_amended(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5)
+    checkpoints.amend({"step": 5, "finished": True}, step=5, best=True)
+    assert checkpoints.notes("best") == {"step": 5, "finished": True}
+    checkpoints.load(tensors(0.0), "best")
+
+
+@pytest.mark.parametrize("torn", ["no notes", "half of the notes", "no metadata", "another name"])
+def test_a_torn_checkpoint_is_never_chosen(tmp_path: Path, torn: str) -> None:
+    checkpoints = saved(tmp_path, 5, 7)
+    last = checkpoints.folder / "step-000000007"
+    if torn == "no notes":
+        (last / "notes.json").unlink()
+    elif torn == "half of the notes":
+        (last / "notes.json").write_text('{"is_best": fal')
+    elif torn == "no metadata":
+        (last / ".metadata").unlink()
+    else:
+        last.rename(checkpoints.folder / ".partial-step-000000007")
+    assert checkpoints.index() == {"latest": "step-000000005"}
+    found = tensors(0.0)
+    checkpoints.load(found, "latest")
+    assert bool((found["model"]["head.bias"] == 5).all())
+
+
+def test_a_write_that_is_killed_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = saved(tmp_path, 5, best=5)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, CheckpointError)):
+            patch.setattr(os, name, killed)
+            checkpoints.save(tensors(7), {"step": 7}, step=7, best=True)
+        assert checkpoints.index() == {"latest": "step-000000005", "best": "step-000000005"}
+    checkpoints.save(tensors(9), {"step": 9}, step=9, best=False)
+    assert [p.name for p in sorted(checkpoints.folder.iterdir())] == ["step-000000005", "step-000000009"]
+
+
+def test_a_full_disk_is_a_checkpoint_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.filesystem._write_item", full)
+    with pytest.raises(CheckpointError, match="cannot save .*step-000000005: .*No space left on device"):
+        saved(tmp_path, 5)
+
+
+class Evil:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, (f"touch {self.proof}",))
+
+
+def test_crafted_metadata_runs_nothing(tmp_path: Path) -> None:
+    checkpoints, proof = saved(tmp_path, 5), tmp_path / "proof"
+    (checkpoints.folder / "step-000000005" / ".metadata").write_bytes(pickle.dumps(Evil(proof)))
+    with pytest.raises(CheckpointError, match="refused posix.system"):
+        checkpoints.load(tensors(0.0), "latest")
+    assert not proof.exists()
+
+
+def test_pickled_entries_are_refused(tmp_path: Path) -> None:
+    checkpoints, proof = saved(tmp_path, 5), tmp_path / "proof"
+    folder, other = checkpoints.folder / "step-000000005", tmp_path / "other"
+    dcp.save({**tensors(5), "model": {"evil": Evil(proof)}}, checkpoint_id=other)
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match="refused pickled entries.*model.evil"):
+        checkpoints.load(tensors(0.0), "latest")
+    assert not proof.exists()
+
+
+def without(key: str) -> dict[str, Any]:
+    found = tensors(0.0)
+    del found["model"][key]
+    return found
+
+
+def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5)
+    more = tensors(0.0)
+    more["model"]["head.more"] = torch.zeros(2)
+    with pytest.raises(CheckpointError, match="of another model: it lacks model.head.more"):
+        checkpoints.load(more, "latest")
+    with pytest.raises(CheckpointError, match="of another model: it has besides model.head.bias"):
+        checkpoints.load(without("head.bias"), "latest")
+    other = tensors(0.0)
+    other["model"]["head.weight"] = torch.zeros(4, 3)
+    with pytest.raises(CheckpointError, match=r"model\.head\.weight"):
+        checkpoints.load(other, "latest")
