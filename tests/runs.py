@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
-from torchrec_mtl.data.synthetic import make_config, make_table
+from torchrec_mtl.data.synthetic import make_config
 from torchrec_mtl.heads.base import Phase
 from torchrec_mtl.heads.htlnet import HTLNet
 from torchrec_mtl.heads.shared_bottom import SharedBottom
@@ -73,7 +73,7 @@ def train_ranks(raw: Mapping[str, Any], world_size: int) -> RunResult:
 
 
 def saved(run_dir: str | Path, which: str = "latest") -> dict[str, Tensor]:
-    """Whole tensors of the latest, the best, or a named checkpoint, whatever its ranks and plan; RNG states left out."""
+    """Whole tensors of the latest, best, or named checkpoint, whatever its ranks and plan; RNG states left out."""
     checkpoints = Checkpoints(run_dir)
     path = str(checkpoints.folder / checkpoints.index().get(which, which))
     stored = TensorReader(path).read_metadata().state_dict_metadata

@@ -31,15 +31,15 @@ def differentiable_all_sum(value: Tensor) -> Tensor:
     """Return the sum of ``value`` over ranks; gradients are summed over ranks too."""
     if world_size() == 1:
         return value
-    total: Tensor = _AllSum.apply(value)
+    total: Tensor = _AllSum.apply(value)  # type: ignore[no-untyped-call]
     return total
 
 
 class _AllSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401, ARG004
         return all_sum(value)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401, ARG004
         return all_sum(gradients[0])

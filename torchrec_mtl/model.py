@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torchrec_mtl.embeddings import Embedded, Embeddings, FeatureReader
 from torchrec_mtl.features import Features
 from torchrec_mtl.gradients.base import GradientRule
 from torchrec_mtl.gradients.boundary import Boundary
-from torchrec_mtl.heads.base import Head, HeadOutput, Term
+from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
 from torchrec_mtl.losses.base import LabelScale, Loss
 from torchrec_mtl.registry import resolve
 
@@ -154,7 +155,8 @@ class Objective(nn.Module):
     def _elementwise(self, out: HeadOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return losses and weights of tasks and terms, [T, B] each; a row of weight 0 cannot bring a NaN in."""
         values = [
-            loss(out.logits[task], batch.labels[:, k]) for k, (task, loss) in enumerate(zip(self.tasks, self.losses, strict=True))
+            loss(out.logits[task], batch.labels[:, k])
+            for k, (task, loss) in enumerate(zip(self.tasks, self.losses, strict=True))
         ]
         terms: Mapping[str, Term] = self.head.terms(out, batch.labels, batch.weights)
         values += [terms[name].value for name in self.head.term_names]
@@ -162,49 +164,57 @@ class Objective(nn.Module):
         stacked = torch.stack(values)
         return torch.where(weights > 0, stacked * weights, torch.zeros_like(stacked)), weights
 
-    def _normalise(
-        self, out: HeadOutput, values: Tensor, weights: Tensor, batch: Batch
-    ) -> tuple[Tensor, StepOutput]:
-        """Divide by weight sums over ALL ranks. One all-reduce carries them, the means, and the flags; one host read a step."""
-        count = len(self.names)
+    def _normalise(self, out: HeadOutput, values: Tensor, weights: Tensor, batch: Batch) -> tuple[Tensor, StepOutput]:
+        """Return losses divided by weight sums over ALL ranks, and the output."""
         # In an evaluation the sums of many batches are added up, and their rounding would show.
         dtype = torch.float32 if self.training else torch.float64
         loss_sums, weight_sums = values.sum(1, dtype=dtype), weights.sum(1, dtype=dtype)
-        bad = (~torch.isfinite(loss_sums.detach())).float()
-        stop = loss_sums.new_tensor([float(self.stop_requested)])
         if self.training:
-            shared = all_sum(torch.cat([weight_sums, loss_sums.detach(), bad, stop]))
-            *flags, stops = shared[2 * count :].tolist()
-            self._refuse(flags, batch.step)
+            all_weights, all_losses, stop = self._share(weight_sums, loss_sums.detach(), batch.step)
         else:
-            shared, stops = torch.cat([weight_sums, loss_sums]), 0.0
-        total = shared[:count].clamp_min(torch.finfo(torch.float32).tiny)
+            all_weights, all_losses, stop = weight_sums, loss_sums, False
+        total = all_weights.clamp_min(torch.finfo(torch.float32).tiny)
         # Data parallel averages over ranks, hence the world size.
         losses = loss_sums * (world_size() / total) * self.active
         if out.penalties:
             losses = torch.cat([losses, torch.stack(list(out.penalties.values()))])
-        with torch.no_grad():
-            predictions = torch.stack(
-                [loss.predict(out.logits[t]) for t, loss in zip(self.tasks, self.losses, strict=True)], dim=1
-            )
         return losses, StepOutput(
             names=self.names,
-            losses=shared[count : 2 * count].detach() / total,
+            losses=all_losses.detach() / total,
             loss_sums=loss_sums.detach(),
             weight_sums=weight_sums,
-            predictions=predictions,
+            predictions=self._predictions(out),
             labels=batch.labels,
             weights=batch.weights,
             ids=batch.ids,
-            stop=stops > 0,
+            stop=stop,
         )
 
+    @torch.no_grad()
+    def _predictions(self, out: HeadOutput) -> Tensor:
+        """Return [B, K] on the labels' scale."""
+        columns = [cast(Loss, loss).predict(out.logits[t]) for t, loss in zip(self.tasks, self.losses, strict=True)]
+        return torch.stack(columns, dim=1)
+
+    def _share(self, weight_sums: Tensor, loss_sums: Tensor, step: int) -> tuple[Tensor, Tensor, bool]:
+        """Return the sums over all ranks, and whether one asks to stop: one all-reduce and one host read a step.
+
+        Raises:
+            NonFiniteLossError: on all ranks together.
+        """
+        bad, stop = (~torch.isfinite(loss_sums)).float(), loss_sums.new_tensor([float(self.stop_requested)])
+        count = len(self.names)
+        shared = all_sum(torch.cat([weight_sums, loss_sums, bad, stop]))
+        *flags, stops = shared[2 * count :].tolist()
+        self._refuse(flags, step)
+        return shared[:count], shared[count : 2 * count], stops > 0
+
     def _refuse(self, flags: Sequence[float], step: int) -> None:
-        bad = [name for name, flag in zip(self.names, flags, strict=True) if flag > 0]
-        if bad:
+        if bad := [name for name, flag in zip(self.names, flags, strict=True) if flag > 0]:
             raise NonFiniteLossError(
                 f"the loss of {', '.join(bad)} is not finite at step {step}; no weight was updated at this step. "
-                "Lower optim.dense.lr or optim.sparse.lr, set optim.dense.clip_norm, or look for extreme labels or inputs"
+                "Lower optim.dense.lr or optim.sparse.lr, set optim.dense.clip_norm, or look for extreme labels "
+                "or inputs"
             )
 
 
@@ -220,7 +230,8 @@ class MultiTaskModel(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
         """Return (losses [T], output). Traced by TorchRec's pipelines: no logic here."""
         pooled, unpooled = self.embeddings(batch)
-        return self.objective(pooled, unpooled, batch)
+        losses_and_output: tuple[Tensor, StepOutput] = self.objective(pooled, unpooled, batch)
+        return losses_and_output
 
 
 def build_model(
@@ -243,7 +254,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         bottoms = _build_bottoms(bottom_class, head_class, reader, config)
-        head = head_class(bottoms[0].out_features, {name: loss.num_outputs for name, loss in losses.items()}, config.head)  # type: ignore[arg-type]
+        outputs = {name: loss.num_outputs for name, loss in losses.items()}
+        head = head_class(bottoms[0].out_features, outputs, cast(HeadConfig, config.head))
     names = (*config.task_names, *head.term_names)
     rule: GradientRule = resolve("rule", config.gradient.type)(config.gradient, names)
     objective = Objective(

@@ -32,7 +32,9 @@ def test_evaluation_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
     }
     assert not any(math.isnan(value) for value in found.values())
     assert "click/gauc" in found
-    print(f"largest difference of {len(found)} metrics: {max(found.values()):.1e} ({max(found, key=found.__getitem__)})")
+    print(
+        f"largest difference of {len(found)} metrics: {max(found.values()):.1e} ({max(found, key=found.__getitem__)})"
+    )
     assert max(found.values()) < 1e-12
     assert one.loss == pytest.approx(two[0].loss, abs=1e-12)
 

@@ -45,7 +45,7 @@ def test_results_come_by_rank() -> None:
 
 
 def test_the_first_failure_is_raised_and_the_others_end() -> None:
-    with pytest.raises(RankError, match="(?s)rank 1 failed.*in fail_on_one.*the reason"):
+    with pytest.raises(RankError, match=r"(?s)rank 1 failed.*in fail_on_one.*the reason"):
         run_ranks(fail_on_one, 2)
 
 

@@ -97,7 +97,8 @@ def test_two_ranks_continue_on_one_and_back(files: dict[str, str], tmp_path: Pat
 
 
 def test_a_checkpoint_loads_into_another_plan(files: dict[str, str], tmp_path: Path) -> None:
-    raw = config(files, tmp_path / "run", train={"epochs": 1})
+    optim = {"sparse": {"type": "adagrad"}, "dense": ADAPTIVE["dense"]}
+    raw = config(files, tmp_path / "run", train={"epochs": 1}, optim=optim)
     plans = {sharding: with_plan(raw, sharding) for sharding in ("table_wise", "column_wise")}
     train_ranks(plans["table_wise"], 2)
     run_ranks(load_and_save, 2, plans["column_wise"], str(tmp_path / "columns"))

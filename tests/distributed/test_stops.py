@@ -92,7 +92,8 @@ with process_group("cpu") as device:
 def test_ctrl_c_saves_and_the_next_run_goes_on(tmp_path: Path, world_size: int) -> None:
     file = write(tmp_path / "train.parquet", make_table(25 * BATCH, seed=4))
     whole, parts = (
-        raw_config(file, tmp_path / name, optim=ADAPTIVE, train={"epochs": 2, "log_every": 1}) for name in ("whole", "parts")
+        raw_config(file, tmp_path / name, optim=ADAPTIVE, train={"epochs": 2, "log_every": 1})
+        for name in ("whole", "parts")
     )
     process = start(parts, tmp_path, world_size)
     try:

@@ -19,6 +19,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -34,8 +35,8 @@ class RankError(RuntimeError):
 def run_ranks(function: Callable[..., T], world_size: int, *args: object, timeout_s: float = 120.0) -> list[T]:
     """Call ``function(*args)`` in every process of a gloo group of its own.
 
-    The processes are forked from a server without threads that has imported torch and TorchRec once: the first call of a
-    session costs seconds, every other a fraction of one. Each rank has one OpenMP thread, the environment of torchrun
+    The processes are forked from a server without threads that has imported torch and TorchRec once: the first call of
+    a session costs seconds, every other a fraction of one. Each rank has one OpenMP thread, the environment of torchrun
     (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``), and the caller's warning filters.
 
     Args:
@@ -52,7 +53,10 @@ def run_ranks(function: Callable[..., T], world_size: int, *args: object, timeou
         TimeoutError: some ranks did not end in time; all are killed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [_Task.of(function, args, Place(r, world_size, str(Path(folder) / "store"), timeout_s)) for r in range(world_size)]
+        tasks = [
+            _Task.of(function, args, Place(r, world_size, str(Path(folder) / "store"), timeout_s))
+            for r in range(world_size)
+        ]
         return _collect(tasks, timeout_s)
 
 
@@ -83,7 +87,12 @@ class _Task:
             raise ValueError(f"run_ranks wants a function of the top level of a module, found {function.__qualname__}")
         file = inspect.getfile(function)
         return cls(
-            function.__module__, file, function.__name__, pickle.dumps(args), pickle.dumps(list(warnings.filters)), place
+            function.__module__,
+            file,
+            function.__name__,
+            pickle.dumps(args),
+            pickle.dumps(list(warnings.filters)),
+            place,
         )
 
 
@@ -117,7 +126,7 @@ def _collect(tasks: list[_Task], timeout_s: float) -> list[Any]:
         _end(processes, grace_s)
 
 
-def _receive(connection: Connection, rank: int, process: BaseProcess) -> Any:
+def _receive(connection: Connection, rank: int, process: BaseProcess) -> object:
     try:
         failed, value = pickle.loads(connection.recv_bytes())
     except EOFError:
@@ -165,19 +174,22 @@ def _call(task: _Task) -> object:
     cast("list[object]", warnings.filters).extend(pickle.loads(task.filters))
     function = getattr(_load(task), task.name)
     timeout = timedelta(seconds=place.timeout_s)
-    dist.init_process_group("gloo", store=dist.FileStore(place.store, size), rank=place.rank, world_size=size, timeout=timeout)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(place.store, size), rank=place.rank, world_size=size, timeout=timeout
+    )
     result = function(*pickle.loads(task.args))
     dist.destroy_process_group()
     return result
 
 
-def _load(task: _Task) -> Any:
+def _load(task: _Task) -> ModuleType:
     """Import the function's module by name, or from its file under that name (pytest's importlib mode)."""
     try:
         return importlib.import_module(task.module)
     except ImportError:
         spec = importlib.util.spec_from_file_location(task.module, task.file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[task.module] = module
         spec.loader.exec_module(module)

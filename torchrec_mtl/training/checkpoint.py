@@ -1,4 +1,4 @@
-"""Checkpoints: tensors by `torch.distributed.checkpoint`, everything else in a JSON beside it; nothing is unpickled freely."""
+"""Checkpoints: tensors by `torch.distributed.checkpoint`, all else in a JSON beside it; nothing is unpickled freely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,7 @@ class CheckpointError(RuntimeError):
 class _MetadataUnpickler(pickle.Unpickler):
     """DCP pickles its metadata; a crafted file could run anything, so only its own handful of classes is let in."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if module in _ALLOWED_MODULES or (module, name) in _ALLOWED_NAMES or is_dtype:
             return super().find_class(module, name)
@@ -51,9 +51,9 @@ class _MetadataUnpickler(pickle.Unpickler):
 class TensorReader(FileSystemReader):
     """Reads checkpoints that hold tensors only; refuses foreign classes and pickled entries."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *_args: object, **kwargs: object) -> Metadata:
         """Read the metadata through the allow-list."""
-        path = Path(str(self._get_metadata_path(kwargs.get("rank"))))
+        path = Path(str(self._get_metadata_path(cast("int | None", kwargs.get("rank")))))
         with path.open("rb") as file:
             metadata: Metadata = _MetadataUnpickler(file).load()
         pickled = [k for k, v in metadata.state_dict_metadata.items() if isinstance(v, BytesStorageMetadata)]
@@ -68,8 +68,8 @@ class TensorReader(FileSystemReader):
 class Checkpoints:
     """The checkpoints of a run: ``step-*`` folders of tensors and notes.
 
-    A checkpoint is written under another name and renamed when whole, and the folders themselves say which is the latest and
-    the best: there is no index that a crash could leave behind the facts.
+    A checkpoint is written under another name and renamed when whole, and the folders themselves say which is the
+    latest and the best: there is no index that a crash could leave behind the facts.
 
     Args:
         run_dir: of the run.
@@ -118,8 +118,8 @@ class Checkpoints:
         """Load in place, on all ranks together; sharded tensors are re-sharded as needed.
 
         Args:
-            tensors: nested dict like the one saved. The entry ``rng`` is left as it is where the checkpoint has none for
-                this rank (another world size).
+            tensors: nested dict like the one saved. The entry ``rng`` is left as it is where the checkpoint has none
+                for this rank (another world size).
             which: ``latest`` or ``best``.
 
         Raises:

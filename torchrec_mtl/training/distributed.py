@@ -49,7 +49,9 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch sees no CUDA device; use train.device=cpu, or see `torchrec-mtl doctor`")
+        raise ValueError(
+            "train.device is cuda, but torch sees no CUDA device; use train.device=cpu, or see `torchrec-mtl doctor`"
+        )
     local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(local)
     return local
@@ -58,8 +60,8 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 def on_rank_0(action: Callable[[], T]) -> T:
     """Run ``action`` on rank 0 and return its result on every rank; an error there is raised on every rank.
 
-    A ``ValueError`` keeps its type, anything else becomes a ``RuntimeError`` on the other ranks. The result travels pickled
-    between the job's own processes.
+    A ``ValueError`` keeps its type, anything else becomes a ``RuntimeError`` on the other ranks. The result travels
+    pickled between the job's own processes.
     """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
@@ -80,7 +82,7 @@ def on_rank_0(action: Callable[[], T]) -> T:
 
 
 def once_a_node(action: Callable[[], None]) -> None:
-    """Run ``action`` in the first process of each node while the others wait; a ``ValueError`` is raised on every rank."""
+    """Run ``action`` in the first process of each node, the others wait; a ``ValueError`` is raised on every rank."""
     message: str | None = None
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         try:

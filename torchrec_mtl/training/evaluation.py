@@ -80,5 +80,6 @@ def gather_rows(rows: Tensor) -> Tensor | None:
 def _metrics(values: np.ndarray[Any, Any], groups: np.ndarray[Any, Any] | None, tasks: Sequence[TaskConfig]) -> Metrics:
     predictions, labels, weights = np.split(values, 3, axis=1)
     return {
-        t.name: task_metrics(t.kind, labels[:, i], predictions[:, i], weights[:, i], groups) for i, t in enumerate(tasks)
+        t.name: task_metrics(t.kind, labels[:, i], predictions[:, i], weights[:, i], groups)
+        for i, t in enumerate(tasks)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchrec
@@ -17,13 +17,13 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.config.training import DenseOptimConfig, ScheduleConfig, SparseOptimConfig
 
-_SPARSE: dict[str, type[torch.optim.Optimizer]] = {
+_SPARSE: dict[str, Any] = {
     "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
     "adagrad": torch.optim.Adagrad,
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
 }
-_DENSE: dict[str, type[torch.optim.Optimizer]] = {
+_DENSE: dict[str, Any] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adagrad": torch.optim.Adagrad,
@@ -52,8 +52,8 @@ def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseOptimCon
     """
     if config.weight_decay and (device.type == "cpu" or config.type in {"sgd", "adagrad"}):
         raise ValueError(
-            f"optim.sparse.weight_decay: FBGEMM's {config.type} on {device.type} has none and would ignore {config.weight_decay}; "
-            "set it to 0 (rowwise_adagrad and adam on cuda have it)"
+            f"optim.sparse.weight_decay: FBGEMM's {config.type} on {device.type} has none and would ignore "
+            f"{config.weight_decay}; set it to 0 (rowwise_adagrad and adam on cuda have it)"
         )
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.type != "sgd":
@@ -76,7 +76,7 @@ class Optimizers:
             parameters, lambda p: _DENSE[dense.type](p, lr=dense.lr, weight_decay=dense.weight_decay)
         )
         _materialise_state(wrapped)
-        self._base = [(wrapped, dense.lr), (model.fused_optimizer, sparse_lr)]
+        self._base: list[tuple[KeyedOptimizer, float]] = [(wrapped, dense.lr), (model.fused_optimizer, sparse_lr)]
         stepped: KeyedOptimizer = wrapped
         if dense.clip_norm is not None:
             stepped = GradientClippingOptimizer(wrapped, clipping=GradientClipping.NORM, max_gradient=dense.clip_norm)
@@ -87,7 +87,7 @@ class Optimizers:
         """Set both learning rates to ``factor`` times their base; the fused kernels take theirs at ``zero_grad``."""
         for optimizer, base in self._base:
             for group in optimizer.param_groups:
-                group["lr"] = base * factor
+                cast("dict[str, Any]", group)["lr"] = base * factor
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state by parameter name; learning rates are functions of the step and not part of it."""

@@ -1,4 +1,4 @@
-"""A config made live: encoder, sharded model, optimizers, pipeline. Training, evaluation, and prediction start from it."""
+"""A config made live: encoder, sharded model, optimizers, pipeline; training, evaluation, prediction start from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import TrainPipeline, TrainPipelineBase, TrainPipelineSparseDist
 
 from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.run import RunConfig
@@ -72,7 +72,9 @@ class Session:
         The pipeline looks ahead, so ``batches`` must end where the mode is to change.
         """
         # The base pipeline cannot be used again after its data ended; a new one costs nothing.
-        pipeline = self.sparse_dist or TrainPipelineBase(self.model, self.optimizers.combined, self.device)
+        pipeline: TrainPipeline[Batch, StepOutput] = self.sparse_dist or TrainPipelineBase(
+            self.model, self.optimizers.combined, self.device
+        )
         try:
             while True:
                 try:
@@ -134,8 +136,8 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
     if streams % dist.get_world_size():
         fits = ", ".join(str(n) for n in range(1, streams + 1) if streams % n == 0)
         raise ValueError(
-            f"{dist.get_world_size()} ranks do not divide data.streams = {streams}; use {fits} ranks, or set data.streams "
-            "to a multiple of the ranks (this changes the order of samples)"
+            f"{dist.get_world_size()} ranks do not divide data.streams = {streams}; use {fits} ranks, or set "
+            "data.streams to a multiple of the ranks (this changes the order of samples)"
         )
     scales = {name: LabelScale(s.mean, s.std) for name, s in statistics.labels.items()}
     model = build_model(config, scales, device=device)
@@ -150,7 +152,9 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
         model=sharded,
         objective=objective,
         optimizers=optimizers,
-        sparse_dist=TrainPipelineSparseDist(sharded, cast(Any, optimizers.combined), device) if _overlaps(config, device) else None,
+        sparse_dist=TrainPipelineSparseDist(sharded, cast(Any, optimizers.combined), device)
+        if _overlaps(config, device)
+        else None,
     )
 
 

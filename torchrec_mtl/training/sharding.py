@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,10 @@ def sharders() -> list[ModuleSharder[nn.Module]]:
     """Return the sharders of both collections."""
     # Without the mode FBGEMM takes a weight decay and ignores it.
     fused = {"weight_decay_mode": WeightDecayMode.L2}
-    both = [EmbeddingBagCollectionSharder(fused_params=dict(fused)), EmbeddingCollectionSharder(fused_params=dict(fused))]
+    both = [
+        EmbeddingBagCollectionSharder(fused_params=dict(fused)),
+        EmbeddingCollectionSharder(fused_params=dict(fused)),
+    ]
     return cast("list[ModuleSharder[nn.Module]]", both)
 
 
@@ -53,7 +56,7 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
     )
     planner = EmbeddingShardingPlanner(
         topology=topology,
-        constraints=_constraints(config),
+        constraints=table_constraints(config, device),
         storage_reservation=FixedPercentageStorageReservation(0.1),
         batch_size=config.data.batch_size // dist.get_world_size(),
     )
@@ -71,19 +74,22 @@ def _local_world_size() -> int:
     return min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), dist.get_world_size())
 
 
-def _constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
+def table_constraints(config: RunConfig, device: torch.device) -> dict[str, ParameterConstraints]:
+    """Return the sharding types that the planner may choose from, by table."""
     sharing = resolve("head", config.head.type).tables
     constraints: dict[str, ParameterConstraints] = {}
     for table in config.features.tables:
-        options: dict[str, Any] = {"sharding_types": _types(table.name, table.sharding, config)}
+        types: list[str] = [*table.sharding] if table.sharding is not None else _types(config, device)
         for copy, _ in table_copies(table.name, sharing, config.task_names):
-            constraints[copy] = ParameterConstraints(**{k: v for k, v in options.items() if v})
+            constraints[copy] = ParameterConstraints(sharding_types=types)
     return constraints
 
 
-def _types(name: str, wanted: tuple[str, ...] | None, config: RunConfig) -> list[str]:
-    if wanted is not None:
-        return list(wanted)
-    # Data parallel tables are no fused tables; and TorchRec fails on a data-parallel EmbeddingCollection that two features read.
-    types = ["table_wise", "column_wise", "table_column_wise"]
-    return types if not torch.cuda.is_available() or config.train.device == "cpu" else [*types, "row_wise", "table_row_wise"]
+def _types(config: RunConfig, device: torch.device) -> list[str]:
+    # Not data parallel: such tables have no fused optimizer, and TorchRec fails on a data-parallel EmbeddingCollection
+    # that two features read.
+    types = ["table_wise"] if device.type == "cpu" else ["table_wise", "row_wise", "table_row_wise"]
+    if config.optim.sparse.type == "rowwise_adagrad":
+        # Cut into columns, a table has one state a row and part: another optimizer, which no other plan can go on with.
+        return types
+    return [*types, "column_wise", "table_column_wise"]

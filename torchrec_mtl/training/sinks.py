@@ -28,7 +28,8 @@ class JsonLinesSink:
 
     Args:
         path: of the file.
-        last_step: of the checkpoint that the run goes on from; lines of later steps, which a killed run left, are dropped.
+        last_step: of the checkpoint that the run goes on from; lines of later steps, left by a run that was killed, are
+            dropped.
     """
 
     def __init__(self, path: Path, last_step: int | None = None) -> None:
@@ -67,16 +68,16 @@ class TensorBoardSink:
     def __init__(self, folder: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add one scalar a name."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class ProgressSink:
@@ -107,7 +108,9 @@ class ProgressSink:
             else:
                 self._bar.console.print(f"step {step}  {note}", highlight=False)
             return
-        self._console.print(f"step {step}/{self._total}  ETA {self._eta(step)}  {note}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"step {step}/{self._total}  ETA {self._eta(step)}  {note}", highlight=False, soft_wrap=True
+        )
 
     def _eta(self, step: int) -> str:
         done = max(step - self._first, 1)

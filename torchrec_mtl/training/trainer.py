@@ -146,7 +146,9 @@ class Trainer:
         means = (window.losses / window.steps).tolist()
         values = {f"train/loss/{name}": mean for name, mean in zip(names, means, strict=True)}
         values["train/samples_per_s"] = window.rows / max(time.monotonic() - window.start, 1e-9)
-        values["train/lr_factor"] = schedule_factor(self.session.config.optim.schedule, self.state.step - 1, self.total_steps)
+        values["train/lr_factor"] = schedule_factor(
+            self.session.config.optim.schedule, self.state.step - 1, self.total_steps
+        )
         if objective.boundary.weights is not None:
             weights = objective.boundary.weights.mean(0).tolist()
             values.update({f"train/gradient_weight/{n}": w for n, w in zip(names, weights, strict=True)})

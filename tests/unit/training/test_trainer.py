@@ -71,7 +71,12 @@ class Run:
         if notes is not None:
             session.restore(self.records, "latest")
         trainer = Trainer(
-            session, state, train_files=files.train, eval_files=files.eval, checkpoints=self.records, sinks=[self.records]
+            session,
+            state,
+            train_files=files.train,
+            eval_files=files.eval,
+            checkpoints=self.records,
+            sinks=[self.records],
         )
         self.total_steps = trainer.total_steps
         if stop_after is not None:
