@@ -121,7 +121,9 @@ def train(
             typer.echo(report.as_json(result.step, result.evaluation))
             return
         report.show(console, run, result)
-        console.print(f"metrics, checkpoints, and TensorBoard logs are in {run.run_dir}", highlight=False, soft_wrap=True)
+        console.print(
+            f"metrics, checkpoints, and TensorBoard logs are in {run.run_dir}", highlight=False, soft_wrap=True
+        )
 
 
 @app.command()

@@ -176,6 +176,8 @@ class Objective(nn.Module):
         total = all_weights.clamp_min(torch.finfo(torch.float32).tiny)
         # Data parallel averages over ranks, hence the world size.
         losses = loss_sums * (world_size() / total) * self.active
+        if self.training and self.boundary.rule.needs == "losses":
+            losses = losses * self.boundary.rule.weights(None, all_losses.detach() / total)
         if out.penalties:
             losses = torch.cat([losses, torch.stack(list(out.penalties.values()))])
         return losses, StepOutput(

@@ -10,6 +10,7 @@ from torchrec_mtl.config.checks_tasks import check_tasks
 from torchrec_mtl.config.draft import Draft
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.config.training import TrainConfig
+from torchrec_mtl.device import has_cuda
 
 _CPU_SHARDING = frozenset({"table_wise", "column_wise", "table_column_wise"})
 
@@ -60,21 +61,22 @@ def _batches(draft: Draft) -> Iterator[str]:
 
 
 def _device(draft: Draft) -> Iterator[str]:
+    """What FBGEMM and TorchRec lack on CPU; CUDA is asked for only where it matters, since that imports torch."""
+    sparse, remedy = draft.optim.sparse, "or set train.device to cuda for a machine with one"
     sharded = {f"features.tables.{i}.sharding": t.sharding for i, t in draft.tables.items() if t.sharding is not None}
     lacking = {path: types for path, types in sharded.items() if not _CPU_SHARDING & set(types)}
-    if (draft.optim.sparse.type != "adam" and not lacking) or _has_cuda(draft.train):
+    if sparse.weight_decay and sparse.type in {"sgd", "adagrad"}:
+        yield f"optim.sparse.weight_decay: FBGEMM's {sparse.type} ignores it; set it to 0, or take another type on CUDA"
+    if not (sparse.type == "adam" or sparse.weight_decay or lacking) or _has_cuda(draft.train):
         return
-    remedy = "or set train.device to cuda for a machine with one"
-    if draft.optim.sparse.type == "adam":
+    if sparse.type == "adam":
         yield f"optim.sparse.type: FBGEMM has no fused adam on CPU; use rowwise_adagrad, adagrad, or sgd, {remedy}"
+    elif sparse.weight_decay and sparse.type == "rowwise_adagrad":
+        yield f"optim.sparse.weight_decay: FBGEMM ignores it on CPU; set it to 0, {remedy}"
     for path, types in lacking.items():
         yield f"{path}: TorchRec has no {' or '.join(types)} on CPU; add table_wise, {remedy}"
 
 
 def _has_cuda(train: TrainConfig) -> bool:
     """Whether the run's device is, or will be, CUDA."""
-    if train.device != "auto":
-        return train.device == "cuda"
-    import torch  # only this check needs it
-
-    return torch.cuda.is_available()
+    return train.device == "cuda" or (train.device == "auto" and has_cuda())

@@ -87,6 +87,8 @@ class TrainConfig(Config):
     keep: PositiveInt = 2
     """Checkpoints kept, beside the best."""
     log_every: PositiveInt = 50
+    window: PositiveInt = 100_000
+    """Rows of the windowed metrics shown during training."""
     """Steps between lines of metrics.jsonl."""
     monitor: MonitorConfig = MonitorConfig()
     pipeline: Literal["auto", "base", "sparse_dist"] = "auto"

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 
+from torchrec_mtl.device import has_cuda
+
 T = TypeVar("T")
 
 
@@ -46,11 +48,12 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: fl
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if wanted == "cpu" or (wanted == "auto" and not has_cuda()):
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if not has_cuda():
         raise ValueError(
-            "train.device is cuda, but torch sees no CUDA device; use train.device=cpu, or see `torchrec-mtl doctor`"
+            "train.device is cuda, but torch sees no CUDA device, or the FBGEMM installed is the CPU build; "
+            "use train.device=cpu, or see `torchrec-mtl doctor`"
         )
     local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(local)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -34,8 +35,17 @@ from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.trainer import Trainer, is_main
 
 # Keys that may differ when a run goes on: they change what is shown, kept, or how far it goes, not what a step does.
-_MAY_DIFFER = ("train.device", "train.log_every", "train.keep", "train.timeout_s", "train.pipeline", "train.references",
-               "train.checkpoint_every", "data.prepare", "data.prefetch", "data.test", "run_dir")  # fmt: skip
+_MAY_DIFFER = frozenset(
+    [
+        "data.prefetch",
+        "data.prepare",
+        "data.test",
+        "features.tables.*.sharding",
+        "run_dir",
+        *(f"train.{key}" for key in ("checkpoint_every", "device", "keep", "log_every", "pipeline", "references")),
+        *(f"train.{key}" for key in ("timeout_s", "window")),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
 
 
 def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if path in _MAY_DIFFER:
+    if re.sub(r"\.\d+\.", ".*.", path) in _MAY_DIFFER:
         return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(k for k in new if k not in old)]
@@ -208,7 +218,7 @@ def _train(
     sinks: list[MetricSink] = []
     if is_main():
         sinks = [
-            JsonLinesSink(run_dir / "metrics.jsonl"),
+            JsonLinesSink(run_dir / "metrics.jsonl", last_step=state.step),
             TensorBoardSink(run_dir / "tb", state.step),
             ProgressSink(console, trainer.total_steps, state.step),
         ]
@@ -220,7 +230,8 @@ def _train(
         for sink in sinks:
             sink.close()
     for feature, count in session.encoder.counts.items():
-        console.print(f"data.bad_ids: {count} ids of '{feature}' were out of range on this rank", highlight=False, soft_wrap=True)
+        text = f"data.bad_ids: {count} ids of '{feature}' were out of range on this rank"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
 
-from torchrec_mtl.collectives import rank
+from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.prefetch import prefetch
@@ -23,6 +23,7 @@ from torchrec_mtl.training.optim import schedule_factor
 from torchrec_mtl.training.session import Session, take
 from torchrec_mtl.training.sinks import MetricSink, ProgressSink
 from torchrec_mtl.training.state import TrainState
+from torchrec_mtl.training.window import WindowMetrics
 
 
 class InterruptedTrainingError(Exception):
@@ -74,6 +75,12 @@ class Trainer:
         self.total_steps = min(planned, self.config.max_steps or planned)
         assert self.total_steps > 0, "open_files() refuses empty files"
         self._window = _Window()
+        self._metrics = WindowMetrics(
+            session.config.tasks,
+            rows=self.config.window,
+            update_rows=session.config.data.batch_size * self.config.log_every // world_size(),
+            device=session.device,
+        )
         self._saved_step = state.step if state.step else -1
 
     def fit(self) -> None:
@@ -131,20 +138,23 @@ class Trainer:
 
     def _observe(self, output: StepOutput) -> None:
         self._window.add(output, self.session.config.data.batch_size)
+        self._metrics.hold(output)
         for sink in self.sinks:
             if isinstance(sink, ProgressSink):
                 sink.advance(self.state.step)
         if self.state.step % self.config.log_every and self.state.step != self.total_steps:
             return
+        windowed = self._metrics.compute()  # on all ranks
         if self.sinks:
-            self._log(output.names)
+            self._log(output.names, windowed)
         self._window = _Window()
 
-    def _log(self, names: Sequence[str]) -> None:
+    def _log(self, names: Sequence[str], windowed: Mapping[str, float]) -> None:
         window, objective = self._window, self.session.objective
         assert window.losses is not None
         means = (window.losses / window.steps).tolist()
         values = {f"train/loss/{name}": mean for name, mean in zip(names, means, strict=True)}
+        values |= {f"train/window/{name}": value for name, value in windowed.items()}
         values["train/samples_per_s"] = window.rows / max(time.monotonic() - window.start, 1e-9)
         values["train/lr_factor"] = schedule_factor(
             self.session.config.optim.schedule, self.state.step - 1, self.total_steps

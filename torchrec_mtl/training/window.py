@@ -1,4 +1,4 @@
-"""Windowed metrics during training, by TorchRec's ``RecMetricModule``; updated when a line is logged, not every step."""
+"""Windowed metrics during training, by TorchRec's ``RecMetricModule``; updated when a line is logged, not each step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.model import StepOutput
 
-_METRICS = {"binary": (RecMetricEnum.NE, RecMetricEnum.CALIBRATION), "regression": (RecMetricEnum.MSE, RecMetricEnum.CALIBRATION)}
+_METRICS = {
+    "binary": (RecMetricEnum.NE, RecMetricEnum.CALIBRATION),
+    "regression": (RecMetricEnum.MSE, RecMetricEnum.CALIBRATION),
+}
 _SHOWN = {"ne": "ne", "rmse": "rmse", "calibration": "calibration"}
 
 
 class WindowMetrics:
-    """``ne`` and ``calibration`` of binary tasks, ``rmse`` and ``calibration`` of regressions, over the last rows trained.
+    """Metrics of the last rows trained: ``ne`` (binary tasks), ``rmse`` (regressions), ``calibration`` (both).
 
     Args:
         tasks: in the order of the columns.

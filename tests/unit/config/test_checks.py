@@ -230,3 +230,29 @@ def test_a_space_that_names_no_column_is_found_in_the_files(raw, tmp_path):
 def test_known_metrics_are_those_that_are_computed(kind):
     computed = task_metrics(kind, [0.0, 1.0], [0.2, 0.6], [1.0, 1.0], ["a", "a"])
     assert {*computed, "loss"} - {"count"} == set(METRICS[kind])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("optim.sparse.weight_decay=0.1",), f"FBGEMM ignores it on CPU; set it to 0, {NOT_ON_CPU}"),
+        (
+            ("optim.sparse={type: sgd, weight_decay: 0.1}",),
+            "FBGEMM's sgd ignores it; set it to 0, or take another type on CUDA",
+        ),
+    ],
+)
+def test_a_weight_decay_that_fbgemm_ignores_is_refused(problems, overrides, message):
+    assert problems("train.device=cpu", *overrides) == [f"optim.sparse.weight_decay: {message}"]
+
+
+def test_auto_is_the_cpu_where_fbgemm_is_the_cpu_build(monkeypatch):
+    import torch
+
+    from torchrec_mtl import device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device, "installed_versions", lambda: {"fbgemm-gpu-cpu": "1.8.0"})
+    assert not device.has_cuda()
+    monkeypatch.setattr(device, "installed_versions", lambda: {"fbgemm-gpu": "1.8.0"})
+    assert device.has_cuda()
