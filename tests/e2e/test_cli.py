@@ -46,7 +46,7 @@ def test_another_config_in_the_same_run_dir_is_refused_and_nothing_is_lost(small
     before = (small / "run" / "config.yaml").read_text()
     done = cli("train", small / "config.yaml", "optim.dense.lr=0.5")
     assert done.returncode == 1
-    assert "optim.dense.lr: was 0.001, is 0.5" in done.stderr
+    assert "optim.dense.lr: was 0.003, is 0.5" in done.stderr
     assert "--fresh" in done.stderr
     assert (small / "run" / "config.yaml").read_text() == before
 

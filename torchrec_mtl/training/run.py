@@ -167,8 +167,7 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
         changed = _differences(yaml.safe_load(saved.read_text()), config.model_dump(mode="json"))
         if changed:
             raise ConfigError(
-                [*changed, "go on with the saved config, take another run_dir, or start over with --fresh"],
-                source=f"{run_dir} holds another run",
+                changed, source=f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     saved.write_text(dump(config))

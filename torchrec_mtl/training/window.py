@@ -23,6 +23,8 @@ _SHOWN = {"ne": "ne", "rmse": "rmse", "calibration": "calibration"}
 class WindowMetrics:
     """Metrics of the last rows trained: ``ne`` (binary tasks), ``rmse`` (regressions), ``calibration`` (both).
 
+    They are for watching: a resumed run starts with an empty window.
+
     Args:
         tasks: in the order of the columns.
         rows: length of the window, over all ranks.
