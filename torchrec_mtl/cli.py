@@ -73,10 +73,21 @@ def _errors_for_people() -> Iterator[None]:
         yield
     except InterruptedTrainingError as stop:
         _say_once(f"{stop}; the same command goes on from there")
-        # Under torchrun a failing worker would be reported as a crash; the launcher knows of the signal itself.
-        raise typer.Exit(0 if "TORCHELASTIC_RUN_ID" in os.environ else 130) from None
-    except (NonFiniteLossError, CheckpointError, ValueError) as error:
+        raise typer.Exit(130) from None  # no success: a scheduler that restarts jobs must see that
+    except (NonFiniteLossError, CheckpointError) as error:
         _fail(str(error))
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        _fail(str(error))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised it; from elsewhere (a plug-in, torch) the traceback is what helps."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("torchrec_mtl.")
 
 
 def _fail(message: str) -> None:
@@ -107,6 +118,7 @@ def train(
         from torchrec_mtl.config.load import load_config
         from torchrec_mtl.training import report
         from torchrec_mtl.training.distributed import process_group
+        from torchrec_mtl.training.evaluation import as_json as to_json
         from torchrec_mtl.training.run import train as run_training
 
         run = load_config(config, overrides or ())
@@ -118,7 +130,7 @@ def train(
         if not result.trained:
             console.print(f"{run.run_dir} was finished before; --fresh starts over", highlight=False, soft_wrap=True)
         if as_json:
-            typer.echo(report.as_json(result.step, result.evaluation))
+            typer.echo(to_json(result.step, result.evaluation))
             return
         report.show(console, run, result)
         console.print(
@@ -137,13 +149,14 @@ def evaluate(
         from rich.console import Console
 
         from torchrec_mtl.training import report
+        from torchrec_mtl.training.evaluation import as_json as to_json
         from torchrec_mtl.training.inference import evaluate_run
 
         step, evaluation, config = evaluate_run(run, data)
         if os.environ.get("RANK", "0") != "0":
             return
         if as_json:
-            typer.echo(report.as_json(step, evaluation))
+            typer.echo(to_json(step, evaluation))
             return
         report.show_evaluation(Console(), config, {config.head.type: evaluation.tasks}, f"step {step}")
 

@@ -87,9 +87,9 @@ class TrainConfig(Config):
     keep: PositiveInt = 2
     """Checkpoints kept, beside the best."""
     log_every: PositiveInt = 50
-    window: PositiveInt = 100_000
-    """Rows of the windowed metrics shown during training."""
     """Steps between lines of metrics.jsonl."""
+    window: PositiveInt = 100_000
+    """Rows of the windowed metrics written during training."""
     monitor: MonitorConfig = MonitorConfig()
     pipeline: Literal["auto", "base", "sparse_dist"] = "auto"
     """TorchRec train pipeline; auto: base on one CPU process (9 % faster there), sparse_dist otherwise."""

@@ -44,7 +44,7 @@ def collect(
         problems.file = file.path
         collector.add(table, problems)
     problems.raise_if_any()
-    return collector.result()
+    return collector.result().model_copy(update={"tolerated": dict(problems.tolerated)})
 
 
 def _spread(files: Sequence[DataFile], most_rows: int) -> list[tuple[DataFile, int]]:

@@ -30,7 +30,7 @@ class Encoder:
 
     Attributes:
         columns: columns to read.
-        counts: ids dropped or clamped so far (``data.bad_ids``), by feature.
+        counts: bad ids and null labels let pass so far (``data.bad_ids``, ``data.null_labels``), each reading counted.
 
     Example:
         >>> from torchrec_mtl.config.features import FeaturesConfig

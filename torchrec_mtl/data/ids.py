@@ -104,7 +104,8 @@ class IdEncoder:
         outside = (values < 0) | (values >= self.rows)
         count = int(outside.sum())
         if self.bad != "error":
-            problems.tolerated[self.feature.name] += count
+            done = "left out" if self.bad == "drop" else "put on row 0"
+            problems.tolerated[f"ids of feature '{self.feature.name}' outside its table ({done})"] += count
             return outside
         found, table = values[outside], self.feature.table
         problems.add(

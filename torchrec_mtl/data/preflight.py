@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchrec_mtl.config.names import did_you_mean
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.files import DataFile
@@ -22,3 +23,13 @@ def check_schema(files: Sequence[DataFile], config: RunConfig, *, labels: bool =
     """
     columns = config_columns(config.data, config.features, config.tasks, labels=labels)
     return schema_problems([(file.path, file.schema) for file in files], columns)
+
+
+def check_keys(files: Sequence[DataFile], config: RunConfig) -> list[str]:
+    """Return one message for each column of ``data.keys`` that a file lacks."""
+    return [
+        f"{file.path}: no column '{key}' of data.keys.{did_you_mean(key, file.schema.names)}"
+        for file in files
+        for key in config.data.keys
+        if key not in file.schema.names
+    ]

@@ -43,7 +43,7 @@ class Problems:
     def __init__(self) -> None:
         self.file = ""
         self.tolerated: collections.Counter[str] = collections.Counter()
-        """Ids dropped or clamped because the config says so, by feature."""
+        """Bad ids and null labels that the config tolerates, by feature or task."""
         self._problems: dict[tuple[str, str], _Problem] = {}
 
     def add(

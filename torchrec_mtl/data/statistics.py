@@ -62,6 +62,8 @@ class Statistics(_Record):
     dense: dict[str, DenseStatistics]
     labels: dict[str, LabelStatistics]
     features: dict[str, IdStatistics]
+    tolerated: dict[str, int] = {}
+    """Bad ids and null labels that the config lets pass, by feature or task, in the rows read."""
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""

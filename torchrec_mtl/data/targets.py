@@ -50,6 +50,8 @@ class TargetEncoder:
         if self._null_labels == "error" and missing.any():
             advice = "Fill them, set data.null_labels to mask, or give the task a space column."
             problems.add(where, "null labels", count=int(missing.sum()), advice=advice)
+        elif missing.any():
+            problems.tolerated[f"null labels of task '{task.name}' (masked)"] += int(missing.sum())
         bad: Bools = inside & ~null
         if task.kind == "binary":
             bad &= (label != 0) & (label != 1)

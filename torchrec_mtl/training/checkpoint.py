@@ -174,7 +174,7 @@ def _read_notes(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         stored = json.loads((folder / "notes.json").read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # another failure to read must not pass for a torn checkpoint
         return None
     return stored if isinstance(stored, dict) and {"is_best", "notes"} <= stored.keys() else None
 

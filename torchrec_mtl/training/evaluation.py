@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,3 +85,10 @@ def _metrics(values: np.ndarray[Any, Any], groups: np.ndarray[Any, Any] | None, 
         t.name: task_metrics(t.kind, labels[:, i], predictions[:, i], weights[:, i], groups)
         for i, t in enumerate(tasks)
     }
+
+
+def as_json(step: int, evaluation: Evaluation | None) -> str:
+    """Return ``{"step": ..., "tasks": {task: {metric: value}}}``; a metric that is undefined is null."""
+    tasks: Metrics = {} if evaluation is None else evaluation.tasks
+    finite = {t: {n: None if math.isnan(v) else v for n, v in m.items()} for t, m in tasks.items()}
+    return json.dumps({"step": step, "tasks": finite}, indent=2)

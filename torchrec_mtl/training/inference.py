@@ -11,17 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from torchrec_mtl.config.base import did_you_mean
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.prefetch import prefetch
-from torchrec_mtl.data.preflight import check_schema
+from torchrec_mtl.data.preflight import check_keys, check_schema
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.data.rows import Floats
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.evaluation import Evaluation
-from torchrec_mtl.training.run import best_or_latest, load_run
+from torchrec_mtl.training.run_dir import best_or_latest, load_run
 from torchrec_mtl.training.session import Session, open_session
 
 
@@ -60,13 +59,8 @@ def predict_run(run: str | Path, data: Sequence[str], out: Path) -> int:
 def _open(data: Sequence[str], config: RunConfig, *, labels: bool) -> tuple[DataFile, ...]:
     files = open_files(data)
     problems = check_schema(files, config, labels=labels)
-    for file in files:
-        names = file.schema.names
-        problems += [
-            f"{file.path}: no column '{key}' of data.keys.{did_you_mean(key, names)}"
-            for key in config.data.keys
-            if key not in names
-        ]
+    if not labels:
+        problems += check_keys(files, config)
     if problems:
         raise ConfigError(problems, source="data")
     return files

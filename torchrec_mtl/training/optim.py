@@ -40,7 +40,7 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total: int) -> float:
     if schedule.type == "cosine":
         return schedule.end + (1 - schedule.end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     if schedule.type == "step":
-        return schedule.factor ** math.floor(step / total / schedule.every) if schedule.every > 0 else 1.0
+        return schedule.factor ** math.floor(step / total / schedule.every)
     return 1.0
 
 
@@ -82,6 +82,11 @@ class Optimizers:
             stepped = GradientClippingOptimizer(wrapped, clipping=GradientClipping.NORM, max_gradient=dense.clip_norm)
         self.combined = CombinedOptimizer([model.fused_optimizer, stepped])
         self._saved = CombinedOptimizer([model.fused_optimizer, wrapped])
+        self._fused = model.fused_optimizer
+
+    def set_step(self, step: int) -> None:
+        """Tell the fused kernels how many steps were made; their count, for Adam, is in no state dict."""
+        self._fused.set_optimizer_step(step)
 
     def set_factor(self, factor: float) -> None:
         """Set both learning rates to ``factor`` times their base; the fused kernels take theirs at ``zero_grad``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 
@@ -10,20 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.training.evaluation import Evaluation, Metrics
+from torchrec_mtl.training.evaluation import Metrics
 from torchrec_mtl.training.run import RunResult
 
 _COLUMNS = {
     "binary": ("auc", "gauc", "logloss", "ne", "calibration", "ece"),
     "regression": ("rmse", "mae", "nrmse", "nmae", "spearman", "gini", "calibration"),
 }
-
-
-def as_json(step: int, evaluation: Evaluation | None) -> str:
-    """Return ``{"step": ..., "tasks": {task: {metric: value}}}``; a metric that is undefined is null."""
-    tasks: Metrics = {} if evaluation is None else evaluation.tasks
-    finite = {t: {n: None if math.isnan(v) else v for n, v in m.items()} for t, m in tasks.items()}
-    return json.dumps({"step": step, "tasks": finite}, indent=2)
 
 
 def show(console: Console, config: RunConfig, result: RunResult) -> None:
@@ -44,7 +36,8 @@ def show_evaluation(console: Console, config: RunConfig, models: Mapping[str, Me
         models: model -> task -> metric -> value.
         title: what was evaluated.
     """
-    wide = Console(width=max(console.width, 100)) if not console.is_terminal else console
+    # Pipes and files say 80 columns, where the tables would break.
+    wide = console if console.is_terminal else Console(file=console.file, width=max(console.width, 120))
     for kind, names in _COLUMNS.items():
         tasks = [t.name for t in config.tasks if t.kind == kind]
         present = [n for n in names if any(n in models[m].get(t, {}) for m in models for t in tasks)]

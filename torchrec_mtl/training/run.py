@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,37 +12,24 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-import yaml
 from rich.console import Console
 
-from torchrec_mtl.config.load import ConfigError, dump, load_config
+from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.fingerprint import Fingerprint
-from torchrec_mtl.data.preflight import check_schema
+from torchrec_mtl.data.preflight import check_keys, check_schema
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, once_a_node
-from torchrec_mtl.training.evaluation import Evaluation, Metrics
+from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
 from torchrec_mtl.training.reference_rows import reference_metrics
+from torchrec_mtl.training.run_dir import best_or_latest, enter
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.trainer import Trainer, is_main
-
-# Keys that may differ when a run goes on: they change what is shown, kept, or how far it goes, not what a step does.
-_MAY_DIFFER = frozenset(
-    [
-        "data.prefetch",
-        "data.prepare",
-        "data.test",
-        "features.tables.*.sharding",
-        "run_dir",
-        *(f"train.{key}" for key in ("checkpoint_every", "device", "keep", "log_every", "pipeline", "references")),
-        *(f"train.{key}" for key in ("timeout_s", "window")),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -94,8 +78,8 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     once_a_node(lambda: prepare_data(config, console))
     files = open_data(config)
     fingerprint = Fingerprint.of(files.train)
-    on_rank_0(lambda: _enter(run_dir, config, fresh))
-    statistics = on_rank_0(lambda: _statistics(run_dir, files, config))
+    enter(run_dir, config, fresh=fresh)
+    statistics = on_rank_0(lambda: _statistics(run_dir, files, config, console))
     checkpoints = Checkpoints(run_dir, keep=config.train.keep)
     session = open_session(config, statistics, device)
     state = _resume(session, checkpoints, fingerprint, console)
@@ -103,11 +87,6 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     if trained:
         _train(session, state, files, checkpoints, run_dir, console)
     return _final(session, files, checkpoints, run_dir, trained)
-
-
-def best_or_latest(checkpoints: Checkpoints) -> str:
-    """Return which checkpoint to use: the best where evaluations chose one."""
-    return "best" if "best" in checkpoints.index() else "latest"
 
 
 def prepare_data(config: RunConfig, console: Console) -> None:
@@ -149,48 +128,38 @@ def open_data(config: RunConfig) -> Files:
         except ValueError as error:
             problems += [f"data.{split}: {line}" for line in str(error).splitlines()]
             continue
-        problems += [f"data.{split}: {p}" for p in check_schema(opened[split], config)]
+        found = [*check_schema(opened[split], config), *check_keys(opened[split], config)]
+        problems += [f"data.{split}: {p}" for p in found]
     if problems:
         raise ConfigError(problems, source="data")
     return Files(opened["train"], opened.get("eval"), opened.get("test"))
 
 
-def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
-    """Make ``run_dir`` this run's, or make sure that it is. Without a checkpoint there is nothing to lose."""
-    saved = run_dir / "config.yaml"
-    if fresh or not Checkpoints(run_dir).index():
-        for name in ("checkpoints", "tb"):
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-        for name in ("config.yaml", "statistics.json", "metrics.json", "metrics.jsonl"):
-            (run_dir / name).unlink(missing_ok=True)
-    elif saved.is_file():
-        changed = _differences(yaml.safe_load(saved.read_text()), config.model_dump(mode="json"))
-        if changed:
-            raise ConfigError(
-                changed, source=f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
-            )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    saved.write_text(dump(config))
-
-
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if re.sub(r"\.\d+\.", ".*.", path) in _MAY_DIFFER:
-        return []
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in _differences(a, b, f"{path}.{i}")]
-    return [] if old == new else [f"{path}: was {old!r}, is {new!r}"]
-
-
-def _statistics(run_dir: Path, files: Files, config: RunConfig) -> Statistics:
+def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console) -> Statistics:
+    """Look at the data before the first step: statistics of train, and every bad value of all three splits."""
     path = run_dir / "statistics.json"
     if path.is_file():
         return Statistics.load(path)
-    statistics = collect(files.train, config.data, config.features, config.tasks)
-    statistics.save(path)
-    return statistics
+    found: dict[str, Statistics] = {}
+    problems: list[str] = []
+    for split, opened in (("train", files.train), ("eval", files.eval), ("test", files.test)):
+        if opened is None:
+            continue
+        try:
+            found[split] = collect(opened, config.data, config.features, config.tasks)
+        except ValueError as error:
+            problems += [f"data.{split}: {line}" for line in str(error).splitlines()]
+    for task in config.tasks:
+        if "train" in found and not found["train"].labels[task.name].rows:
+            inside = f"where its space '{task.space}' is 1" if task.space is not None else "with a positive weight"
+            problems.append(f"data.train: task '{task.name}' has no row {inside}; it would learn nothing: remove it")
+    if problems:
+        raise ConfigError(problems, source="data")
+    for split, statistics in found.items():
+        for what, count in statistics.tolerated.items():
+            console.print(f"data.{split}: {count:,} {what}", highlight=False, soft_wrap=True)
+    found["train"].save(path)
+    return found["train"]
 
 
 def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint, console: Console) -> TrainState:
@@ -205,6 +174,7 @@ def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint
             "Restore the files, or start over with --fresh"
         )
     session.restore(checkpoints, "latest")
+    session.optimizers.set_step(state.step)
     if is_main() and not state.finished:
         console.print(f"going on after step {state.step}", highlight=False, soft_wrap=True)
     return state
@@ -218,7 +188,7 @@ def _train(
     if is_main():
         sinks = [
             JsonLinesSink(run_dir / "metrics.jsonl", last_step=state.step),
-            TensorBoardSink(run_dir / "tb", state.step),
+            TensorBoardSink(run_dir / "tb", state.step + 1 if state.step else 0),
             ProgressSink(console, trainer.total_steps, state.step),
         ]
     trainer.sinks = sinks
@@ -228,9 +198,6 @@ def _train(
     finally:
         for sink in sinks:
             sink.close()
-    for feature, count in session.encoder.counts.items():
-        text = f"data.bad_ids: {count} ids of '{feature}' were out of range on this rank"
-        console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -260,23 +227,7 @@ def _final(session: Session, files: Files, checkpoints: Checkpoints, run_dir: Pa
     evaluation = session.evaluate(data)
     references: dict[str, Metrics] = {}
     if is_main():
-        text = json.dumps({"step": step, "tasks": evaluation.tasks}, indent=2) + "\n"
-        (run_dir / "metrics.json").write_text(text)
+        (run_dir / "metrics.json").write_text(as_json(step, evaluation) + "\n")
         if session.config.train.references:
             references = reference_metrics(session.config, session.encoder, files.train, data)
     return RunResult(evaluation, split, step, trained, references)
-
-
-def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
-    """Return config, statistics, and checkpoints of a run directory.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    run_dir = Path(run)
-    for name in ("config.yaml", "statistics.json", "checkpoints"):
-        if not (run_dir / name).exists():
-            raise ValueError(
-                f"{run_dir} is not a trained run: {name} is missing. Give the run_dir of `torchrec-mtl train`"
-            )
-    return load_config(run_dir / "config.yaml"), Statistics.load(run_dir / "statistics.json"), Checkpoints(run_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -66,6 +66,13 @@ class Session:
             world_size=world_size(),
         )
 
+    def read(self, reader: ParquetReader, epoch: int = 0, first_step: int = 0) -> Generator[Batch, None, None]:
+        """Yield an epoch's batches, read ahead in a thread; page-locked for CUDA, so that copies overlap."""
+        batches = reader.epoch(epoch, first_step)
+        if self.device.type == "cuda":
+            batches = (batch.pin_memory() for batch in batches)
+        return prefetch(batches, self.config.data.prefetch)
+
     def run(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
         """Put batches through the pipeline: training steps in train mode, forward passes in evaluation mode.
 
@@ -89,7 +96,7 @@ class Session:
     def evaluate(self, files: Sequence[DataFile]) -> Evaluation:
         """Compute exact metrics over all ranks; the model is left in train mode."""
         self.model.eval()
-        batches = prefetch(self.reader(files, train=False).epoch(0), self.config.data.prefetch)
+        batches = self.read(self.reader(files, train=False))
         try:
             with torch.no_grad():
                 return evaluate(self.run(batches), self.config.tasks)

@@ -51,7 +51,12 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
     group = dist.group.WORLD
     assert group is not None, "shard() needs a process group; see torchrec_mtl.training.distributed"
     topology = TopologyFactory.create_topology(
-        trainer_config=TrainerConfig(world_size=dist.get_world_size(), local_world_size=_local_world_size()),
+        trainer_config=TrainerConfig(
+            world_size=dist.get_world_size(),
+            local_world_size=_local_world_size(),
+            hbm_cap_bytes=_device_memory(device),
+            ddr_cap_bytes=_host_memory(),
+        ),
         kernel_config=KernelConfig(compute_device=device.type),
     )
     planner = EmbeddingShardingPlanner(
@@ -68,6 +73,16 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
         sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
     initialise_tables(sharded.state_dict(), config.features, config.train.seed)
     return sharded
+
+
+def _host_memory() -> int:
+    """Return the bytes a rank has here; TorchRec would assume 128 GiB, whatever there is."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _local_world_size()
+
+
+def _device_memory(device: torch.device) -> int | None:
+    """Return the bytes of the GPU; TorchRec would assume 32 GiB."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
 def _local_world_size() -> int:

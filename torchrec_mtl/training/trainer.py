@@ -13,7 +13,6 @@ import torch
 from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.files import DataFile
-from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.heads.base import Phase
 from torchrec_mtl.model import StepOutput
@@ -32,7 +31,10 @@ class InterruptedTrainingError(Exception):
 
 @dataclass
 class _Window:
-    """Sums since the last log line, kept on the device: nothing is read back in a step."""
+    """Sums since the last log line, kept on the device: nothing is read back in a step.
+
+    A resumed run starts with an empty one, so its first line is a mean over fewer steps.
+    """
 
     losses: torch.Tensor | None = None
     steps: int = 0
@@ -100,18 +102,22 @@ class Trainer:
     def _epoch(self) -> None:
         state = self.state
         passed = sum(p.epochs for p in self.phases[: state.phase]) + state.epoch
-        batches = prefetch(self.reader.epoch(passed, state.epoch_step), self.session.config.data.prefetch)
-        with closing(batches):
+        with closing(self.session.read(self.reader, passed, state.epoch_step)) as batches:
             self._events()  # those that a stop came before
-            while state.epoch_step < self.reader.steps_per_epoch and not state.finished:
+            while not self._epoch_is_over():
                 self._steps(take(batches, self._until_next_event()))
                 self._events()
+
+    def _epoch_is_over(self) -> bool:
+        state = self.state
+        return state.epoch_step >= self.reader.steps_per_epoch or state.finished or self._patience_is_over()
 
     def _next_epoch(self) -> None:
         state = self.state
         state.epoch, state.epoch_step = state.epoch + 1, 0
-        if state.epoch == self.phases[state.phase].epochs:
-            state.phase, state.epoch = state.phase + 1, 0
+        if state.epoch == self.phases[state.phase].epochs or self._patience_is_over():
+            # What was best in one phase says nothing about the next, which trains something else.
+            state.phase, state.epoch, state.best, state.stale = state.phase + 1, 0, None, 0
 
     def _until_next_event(self) -> int:
         state = self.state
@@ -173,9 +179,10 @@ class Trainer:
         ended = over or state.epoch_step >= self.reader.steps_per_epoch
         best = False
         if self.eval_files is not None and (_is_time(state.step, self.config.eval_every, ended) or over):
+            self._save(best=False)  # an evaluation may fail, or be killed, and must not take the training with it
             best = self._evaluate(self.eval_files)
-        evaluated = state.evaluated == state.step
-        state.settled, state.finished = state.step, over or self._patience_is_over()
+        evaluated, last = state.evaluated == state.step, state.phase == len(self.phases) - 1
+        state.settled, state.finished = state.step, over or (last and self._patience_is_over())
         if evaluated or state.finished or _is_time(state.step, self.config.checkpoint_every, ended):
             self._save(best=best)
         self._window.start += time.monotonic() - start  # the speed shown is that of training

@@ -165,7 +165,8 @@ def test_bad_ids_are_dropped_or_clamped_and_counted(bad_ids, one, many):
     rows = encode.encode(pa.table(BAD), "x")
     assert (ids_of(rows, "one"), ids_of(rows, "many")) == (one, many)
     encode.encode(pa.table(BAD), "y")
-    assert encode.counts == {"one": 4, "many": 6}
+    counts = {key.split("'")[1]: count for key, count in encode.counts.items()}
+    assert counts == {"one": 4, "many": 6}
 
 
 def test_integers_beyond_int64_are_outside():

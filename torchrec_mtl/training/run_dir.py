@@ -1,0 +1,129 @@
+"""What a run leaves in its ``run_dir``, and whose it is: nothing is deleted that was not written by a run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch.distributed as dist
+import yaml
+
+from torchrec_mtl.config.load import ConfigError, dump, load_config
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.data.statistics import Statistics
+from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
+from torchrec_mtl.training.distributed import on_rank_0
+
+# Keys that may differ when a run goes on: they change what is shown, kept, or how far it goes, not what a step does.
+# The training data is guarded by its fingerprint, so the files may have moved.
+_MAY_DIFFER = frozenset(
+    [
+        *(f"data.{key}" for key in ("prefetch", "prepare", "test", "train")),
+        "features.tables.*.sharding",
+        "run_dir",
+        *(f"train.{key}" for key in ("checkpoint_every", "device", "keep", "log_every", "pipeline", "references")),
+        *(f"train.{key}" for key in ("timeout_s", "window")),
+    ]
+)
+_FILES = ("config.yaml", "statistics.json", "metrics.json", "metrics.jsonl")
+
+
+def enter(run_dir: Path, config: RunConfig, *, fresh: bool) -> None:
+    """Make ``run_dir`` this run's, or make sure that it is; on all ranks together.
+
+    Raises:
+        ConfigError: it holds another run.
+        CheckpointError: it holds checkpoints of which none can be read.
+        ValueError: its config.yaml is not of a run, or not all ranks see the same folder.
+    """
+    on_rank_0(lambda: _enter(run_dir, config, fresh))
+    _check_shared(run_dir)
+
+
+def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
+    saved = run_dir / "config.yaml"
+    old = _read_config(saved)
+    checkpoints = Checkpoints(run_dir)
+    if fresh:
+        _forget(run_dir)
+    elif old is not None and checkpoints.index():
+        if changed := _differences(old, config.model_dump(mode="json")):
+            where = f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
+            raise ConfigError(changed, source=where)
+    elif any(checkpoints.folder.glob("step-*")):
+        raise CheckpointError(
+            f"{checkpoints.folder} holds checkpoints of which none can be read here; mend them, take another run_dir, "
+            "or start over with --fresh"
+        )
+    elif old is not None:
+        _forget(run_dir)  # the run never came to a checkpoint: there is nothing to lose
+    run_dir.mkdir(parents=True, exist_ok=True)
+    saved.write_text(dump(config))
+
+
+def _read_config(path: Path) -> Mapping[str, object] | None:
+    if not path.is_file():
+        return None
+    config = yaml.safe_load(path.read_text())
+    if not isinstance(config, dict) or not {"data", "head", "run_dir"} <= config.keys():
+        raise ValueError(f"{path} is there, but is not the config of a run; take another run_dir")
+    return config
+
+
+def _forget(run_dir: Path) -> None:
+    for pattern in ("checkpoints/step-*", "checkpoints/.partial-*", "tb"):
+        for folder in run_dir.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+    for name in _FILES:
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def _check_shared(run_dir: Path) -> None:
+    """Every rank writes its part of a checkpoint: all must see one folder."""
+
+    def leave_token() -> Path:
+        path = run_dir / f".token-{uuid.uuid4().hex}"
+        path.touch()
+        return path
+
+    token = on_rank_0(leave_token)
+    seen = [False] * dist.get_world_size()
+    dist.all_gather_object(seen, token.exists())
+    on_rank_0(token.unlink)
+    if blind := [rank for rank, sees in enumerate(seen) if not sees]:
+        raise ValueError(f"run_dir {run_dir} must lie on storage that all nodes share; ranks {blind} do not see it")
+
+
+def _differences(old: object, new: object, path: str = "") -> list[str]:
+    if re.sub(r"\.\d+\.", ".*.", path) in _MAY_DIFFER:
+        return []
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in _differences(a, b, f"{path}.{i}")]
+    return [] if old == new else [f"{path}: was {old!r}, is {new!r}"]
+
+
+def best_or_latest(checkpoints: Checkpoints) -> str:
+    """Return which checkpoint to use: the best where evaluations chose one."""
+    return "best" if "best" in checkpoints.index() else "latest"
+
+
+def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
+    """Return config, statistics, and checkpoints of a trained run, ready for inference on this machine.
+
+    The device is this machine's, and the tables get an optimizer that any device has: it is not used.
+
+    Raises:
+        ValueError: it is not a trained run.
+    """
+    run_dir = Path(run)
+    for name in ("config.yaml", "statistics.json", "checkpoints"):
+        if not (run_dir / name).exists():
+            raise ValueError(f"{run_dir} is not a trained run: {name} is missing. Give the run_dir of a training")
+    config = load_config(run_dir / "config.yaml", ["train.device=auto", "optim.sparse={type: sgd}"])
+    return config, Statistics.load(run_dir / "statistics.json"), Checkpoints(run_dir)
