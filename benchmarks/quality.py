@@ -1,18 +1,19 @@
 r"""Test metrics of several heads on one data set: same data, same budget, several seeds; mean and 95 % interval.
 
-    python benchmarks/quality.py examples/kuairand/htlnet.yaml --seeds 0 1 2 3 4 \
+    python benchmarks/quality.py examples/cdnow/htlnet.yaml --seeds 0 1 2 3 4 [--out runs/quality.jsonl] \
         --variant "htlnet" \
-        --variant "shared_bottom: head.type=shared_bottom gradient.type=sum" \
-        --variant "single_task: head.type=single_task gradient.type=sum" [--out runs/quality.jsonl]
+        --variant "shared_bottom: head.type=shared_bottom head.shared=[128] head.tower=[64,32] gradient.type=sum"
 
+Another `head.type` starts from that head's defaults: say widths and norm where they are to be alike.
 Every run chooses its checkpoint on the evaluation data and is scored once on the test data. Each result is appended
-to --out as it comes, and a run found there is not repeated. The interval is Student's t over seeds. With --references
-the constant and the linear model are printed too.
+to --out as it comes; one of the same merged config found there is not repeated. The interval is Student's t over
+seeds. With --references the constant and the linear model are printed too.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -28,7 +29,7 @@ import torch
 from rich.console import Console
 from scipy.stats import t as student
 
-from torchrec_mtl.config.load import load_config
+from torchrec_mtl.config.load import dump, load_config
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
 
@@ -50,6 +51,11 @@ def run_one(config: str, overrides: list[str], seed: int, references: bool) -> d
         "step": result.step,
         "seconds": round(time.monotonic() - start, 1),
     }
+
+
+def fingerprint(config: str, overrides: list[str]) -> str:
+    """Return a hash of the merged config, so that a changed YAML is not answered with old results."""
+    return hashlib.blake2b(dump(load_config(config, overrides)).encode(), digest_size=8).hexdigest()
 
 
 def show(config: str, runs: dict[str, list[dict[str, Any]]]) -> None:
@@ -90,7 +96,7 @@ def main() -> None:
     for seed in options.seeds:
         for variant in options.variant:
             name, _, overrides = variant.partition(":")
-            key = {"config": options.config, "variant": variant, "seed": seed}
+            key = {"variant": variant, "seed": seed, "config": fingerprint(options.config, overrides.split())}
             result = next((d for d in done if {k: d[k] for k in key} == key), None)
             if result is None:
                 first = options.references and not runs.get(name)

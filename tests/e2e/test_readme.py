@@ -24,7 +24,7 @@ def commands(repository):
 
 
 def test_the_quick_start_is_short(repository):
-    quick_start = (repository / "README.md").read_text().split("## Quick start")[1].split("\n\n@@")[0]
+    quick_start = (repository / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
     console = [
         line for block in re.findall(r"```console\n(.*?)```", quick_start, re.DOTALL) for line in block.splitlines()
     ]

@@ -12,7 +12,7 @@ from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
 
 
 class SingleTask(Head):
-    """A tower a task on embedding tables of the task's own: the same as K models trained apart, in one run."""
+    """A tower a task on embedding tables of the task's own: as K models trained apart, in one run."""
 
     tables = "own"
 
