@@ -68,8 +68,8 @@ class References:
     linear: Vector
 
     def rows(self) -> dict[str, Vector]:
-        """Returns the predictions by the names that reports print: `constant_reference` and `linear_reference`."""
-        return {"constant_reference": self.constant, "linear_reference": self.linear}
+        """Returns the predictions by the names that reports print: `constant` and `linear`."""
+        return {"constant": self.constant, "linear": self.linear}
 
 
 def fit_references(train: DesignData, test: DesignData, kinds: Sequence[Kind]) -> References:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -91,10 +92,37 @@ def test_a_typo_is_answered_with_every_problem_and_no_traceback(small, cli, tmp_
 
 
 def test_config_check_reads_the_columns_of_the_data(small, cli):
-    done = cli("config", "check", small / "config.yaml", "features.dense.0=agee")
+    done = cli("config", "check", small / "config.yaml", "features.dense.0=agee", "data.keys=[user_id, itme_id]")
     assert done.returncode == 1
     assert "agee" in done.stderr
     assert "Did you mean 'age'?" in done.stderr
+    assert "no column 'itme_id' of data.keys. Did you mean 'item_id'?" in done.stderr
+    assert all(line.startswith(("error: data: ", "  ")) for line in done.stderr.splitlines())  # no traceback
+
+
+PLUG_IN = """
+from torchrec_mtl.heads.shared_bottom import SharedBottom
+
+
+class Mine(SharedBottom):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        raise ValueError("deep inside the plug-in")
+"""
+
+
+def test_an_error_in_a_plug_in_keeps_its_traceback(small, cli, tmp_path, monkeypatch):
+    (tmp_path / "their_head.py").write_text(PLUG_IN)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    raw = yaml.safe_load((small / "config.yaml").read_text())
+    raw |= {"head": {"type": "their_head:Mine", "shared": [8], "tower": [4]}, "gradient": {"type": "sum"}}
+    raw["run_dir"] = str(tmp_path / "run")
+    (tmp_path / "plugged.yaml").write_text(yaml.safe_dump(raw))
+    done = cli("train", tmp_path / "plugged.yaml")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "their_head.py" in done.stderr
+    assert "deep inside the plug-in" in done.stderr.splitlines()[-1]
 
 
 def test_config_show_prints_what_train_would_use(small, cli, tmp_path):

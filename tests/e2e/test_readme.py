@@ -52,8 +52,10 @@ def test_the_quick_start_runs(repository, tmp_path):
 
 
 def test_the_python_of_the_readme_runs(repository):
+    names = {}  # a later block goes on where an earlier one ended
     for block in blocks(repository, "python"):
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)
+    assert "boundary" in names
 
 
 def test_the_yaml_of_the_readme_is_a_config(repository, tmp_path):

@@ -175,7 +175,7 @@ def test_a_single_label_value_is_predicted(kind: Kind, label: float, num_rows: i
 
 def test_rows_go_by_the_names_that_reports_print() -> None:
     found = References(constant=np.zeros((1, 1)), linear=np.ones((1, 1)))
-    assert found.rows() == {"constant_reference": found.constant, "linear_reference": found.linear}
+    assert found.rows() == {"constant": found.constant, "linear": found.linear}
 
 
 def test_parts_of_unequal_length_are_refused() -> None:

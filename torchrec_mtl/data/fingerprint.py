@@ -37,11 +37,6 @@ class Fingerprint(Config):
         shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, folders))
         return cls(files=tuple(_mark(file, "/".join(path[shared:])) for file, path in zip(files, paths)))
 
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits, the same on every machine."""
-        return _digest(self.model_dump_json())
-
     def difference(self, other: Fingerprint) -> str | None:
         """Describe the first difference to ``other``, the data found now; None where they are equal."""
         if len(self.files) != len(other.files):

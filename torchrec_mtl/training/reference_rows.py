@@ -34,7 +34,7 @@ def reference_metrics(
     )
     groups = tested.ids.get("group")
     return {
-        name.removesuffix("_reference"): {
+        name: {
             t.name: task_metrics(t.kind, tested.labels[:, k], p[:, k], tested.weights[:, k], groups)
             for k, t in enumerate(config.tasks)
         }

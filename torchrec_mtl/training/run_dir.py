@@ -48,7 +48,8 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
     old = _read_config(saved)
     checkpoints = Checkpoints(run_dir)
     if fresh:
-        _forget(run_dir)
+        if old is not None:  # without a config of ours, what lies here is not ours
+            _forget(run_dir)
     elif old is not None and checkpoints.index():
         if changed := _differences(old, config.model_dump(mode="json")):
             where = f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
@@ -67,7 +68,10 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
 def _read_config(path: Path) -> Mapping[str, object] | None:
     if not path.is_file():
         return None
-    config = yaml.safe_load(path.read_text())
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError:
+        config = None
     if not isinstance(config, dict) or not {"data", "head", "run_dir"} <= config.keys():
         raise ValueError(f"{path} is there, but is not the config of a run; take another run_dir")
     return config
@@ -84,12 +88,12 @@ def _forget(run_dir: Path) -> None:
 def _check_shared(run_dir: Path) -> None:
     """Every rank writes its part of a checkpoint: all must see one folder."""
 
-    def leave_token() -> Path:
-        path = run_dir / f".token-{uuid.uuid4().hex}"
-        path.touch()
-        return path
+    def leave_token() -> str:
+        name = f".token-{uuid.uuid4().hex}"
+        (run_dir / name).touch()
+        return name
 
-    token = on_rank_0(leave_token)
+    token = run_dir / on_rank_0(leave_token)  # where this rank's run_dir is: it may be another path
     seen = [False] * dist.get_world_size()
     dist.all_gather_object(seen, token.exists())
     on_rank_0(token.unlink)

@@ -123,7 +123,7 @@ class ProgressSink:
             self._bar.stop()
 
 
-_EVAL_METRICS = frozenset({"auc", "nrmse", "gini", "loss", "samples_per_s"})
+_EVAL_METRICS = frozenset({"auc", "nrmse", "gini", "loss"})
 
 
 def _shown(name: str) -> bool:

@@ -175,13 +175,18 @@ class Trainer:
         state, start = self.state, time.monotonic()
         if state.settled == state.step:
             return
-        over = state.step >= self.total_steps
-        ended = over or state.epoch_step >= self.reader.steps_per_epoch
+        last = state.phase == len(self.phases) - 1
+        epoch_ended = state.epoch_step >= self.reader.steps_per_epoch
+        # Where patience ended a phase before, the last one ends before the planned steps are made.
+        over = state.step >= self.total_steps or (
+            last and epoch_ended and state.epoch + 1 >= self.phases[state.phase].epochs
+        )
+        ended = over or epoch_ended
         best = False
         if self.eval_files is not None and (_is_time(state.step, self.config.eval_every, ended) or over):
             self._save(best=False)  # an evaluation may fail, or be killed, and must not take the training with it
             best = self._evaluate(self.eval_files)
-        evaluated, last = state.evaluated == state.step, state.phase == len(self.phases) - 1
+        evaluated = state.evaluated == state.step
         state.settled, state.finished = state.step, over or (last and self._patience_is_over())
         if evaluated or state.finished or _is_time(state.step, self.config.checkpoint_every, ended):
             self._save(best=best)

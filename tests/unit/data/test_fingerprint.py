@@ -19,7 +19,6 @@ def test_survives_json_and_a_move_of_the_folder(write, tmp_path):
     now = of(tmp_path / "moved")
     assert Fingerprint.model_validate_json(before.model_dump_json()) == before == now
     assert before.difference(now) is None
-    assert before.digest == now.digest
     assert [file.name for file in before.files] == ["a.parquet", "day=2/b.parquet"]
 
 
@@ -36,7 +35,7 @@ def test_other_contents_differ_in_words(write, columns, groups, expected):
     before = of(path)
     write("a.parquet", columns, groups=groups)
     now = of(path)
-    assert before.digest != now.digest
+    assert before != now
     assert re.search(expected, before.difference(now) or "")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor
 
 from tests.runs import open_run, raw_config, write
@@ -140,3 +141,15 @@ def test_a_weight_decay_that_fbgemm_would_ignore_is_refused(kind: Any) -> None:
     table = torch.nn.Parameter(torch.zeros(2, 2))
     with pytest.raises(ValueError, match=f"optim.sparse.weight_decay: FBGEMM's {kind} on cpu"):
         fuse_sparse_optimizer([table], SparseOptimConfig(type=kind, weight_decay=0.1), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "rowwise_adagrad"])
+def test_the_step_reaches_every_fused_kernel(train_file: str, tmp_path: Path, kind: str) -> None:
+    session, _ = open_run(raw_config(train_file, tmp_path, optim={"sparse": {"type": kind}}))
+    # TorchRec keeps its lookups in plain lists.
+    lookups = [lookup for m in session.model.modules() for lookup in getattr(m, "_lookups", ())]
+    parts = [m for lookup in lookups for m in lookup.modules()]
+    kernels = [m for m in parts if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
+    assert len(kernels) == 2  # of pooled features and of sequences
+    session.optimizers.set_step(7)
+    assert [int(kernel.iter[0]) for kernel in kernels] == [7, 7]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.runs import BATCH, SGD, open_run, raw_config, saved, write
+from tests.runs import BATCH, SGD, assert_equal, open_run, raw_config, saved, write
 from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
@@ -179,3 +180,81 @@ def test_phases_train_their_tasks_only(files: dict[str, str], tmp_path: Path) ->
     after = [saved(tmp_path, name)["model.objective.head.last.weight"] for name in ("step-000000004", "step-000000008")]
     moved = [[bool((a[k] != b[k]).any()) for k in range(3)] for a, b in itertools.pairwise([first, *after])]
     assert moved == [[True, False, False], [False, True, True]]
+
+
+@pytest.mark.parametrize("reason", [RuntimeError("a bad row"), KeyboardInterrupt("killed")])
+def test_an_evaluation_that_fails_takes_no_step_with_it(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: BaseException
+) -> None:
+    run, whole = (Run(files, tmp_path / name, epochs=2, log_every=1) for name in ("parts", "whole"))
+    whole.fit()
+
+    def fail(session: Session, found: object) -> Evaluation:
+        raise reason
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "evaluate", fail)
+        with pytest.raises(type(reason), match=str(reason)):
+            run.fit()
+    notes = run.records.notes("latest")
+    assert (notes["step"], notes["settled"], notes["evaluated"]) == (4, 0, 0)
+    assert run.records.steps("eval/") == []
+    run.fit()
+    assert run.records.steps("eval/") == [4, 8]
+    assert run.records.steps("train/") == list(range(1, 9))
+    assert run.records.saves == [4, 8]
+    for which in ("latest", "best"):
+        assert run.records.notes(which) == whole.records.notes(which)
+        assert_equal(saved(tmp_path / "parts", which), saved(tmp_path / "whole", which))
+
+
+def two_phases(files: dict[str, str], run_dir: Path, **train: Any) -> Run:
+    run = Run(files, run_dir, eval_every=1, monitor={"patience": 2}, **train)
+    run.raw["head"] = {"type": "tests.runs:TwoPhases", "shared": [8], "tower": [4]}
+    return run
+
+
+def test_patience_ends_a_phase_and_the_next_has_a_best_of_its_own(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, 1.0, 2.0, 2.0, 9.0, 8.0, 8.5, 8.5)  # the second phase never is as good as the first
+    run = two_phases(files, tmp_path, epochs=2)
+    state = run.fit()
+    assert (state.phase, state.step, state.finished) == (1, 7, True)
+    assert (state.best, state.best_step) == (8.0, 5)
+    assert run.records.notes("best")["step"] == 5
+    phases = [Checkpoints(tmp_path).folder / f"step-{step:09d}" / "notes.json" for step in (3, 4)]
+    assert [json.loads(p.read_text())["notes"]["phase"] for p in phases] == [0, 1]
+
+
+def test_a_phase_that_patience_ended_is_not_entered_again(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, 1.0, 2.0, 2.0, 9.0, 8.0, 8.5, 8.5)
+    run = two_phases(files, tmp_path, epochs=2)
+    with pytest.raises(InterruptedTrainingError):
+        run.fit(stop_after=3)  # before the evaluation that uses the patience up
+    state = run.fit()
+    assert (state.phase, state.step, state.best_step, state.finished) == (1, 7, 5, True)
+
+
+def test_the_last_phase_ends_at_its_epochs_however_early_it_began(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, 1.0, 2.0, 2.0, 9.0, 8.0, 7.0, 6.0)
+    run = two_phases(files, tmp_path, epochs=1, log_every=5)
+    state = run.fit()
+    assert (state.phase, state.step, state.finished) == (1, 3 + EPOCH_STEPS, True)
+    assert (state.best, state.best_step) == (6.0, 7)
+    assert run.fit().notes() == state.notes()
+
+
+def test_the_end_of_a_shortened_run_is_evaluated(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, 1.0, 2.0, 3.0, 2.5, 2.0)
+    run = two_phases(files, tmp_path, epochs=2)
+    run.raw["train"] |= {"eval_every": 3, "monitor": {"patience": 1}}
+    state = run.fit()  # the first phase ends after step 6 of its 8
+    assert (state.phase, state.step, state.finished) == (1, 14, True)
+    assert run.records.steps("eval/") == [3, 6, 9, 12, 14]
