@@ -50,7 +50,7 @@ from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.trainer import Trainer
 
 Epoch = Callable[[], int]
-"""Trains and evaluates one epoch; returns the rows trained."""
+"""Trains and evaluates the epochs of the config; returns the rows trained."""
 
 
 class HandWritten(torch.nn.Module):
@@ -89,7 +89,7 @@ class HandWritten(torch.nn.Module):
 
 
 def hand_written(config: RunConfig, files: Files, stats: Statistics, device: torch.device) -> Epoch:
-    """Return a function that trains and evaluates one epoch and returns the rows trained."""
+    """Return a function that trains and evaluates the epochs of the config."""
     session = open_session(config, stats, device)
     batches = list(session.reader(files.train, train=True).epoch(0))
     held_out = list(session.reader(files.eval, train=False).epoch(0)) if files.eval else []
@@ -112,15 +112,16 @@ def hand_written(config: RunConfig, files: Files, stats: Statistics, device: tor
                 auc(labels[valid, k].numpy(), predictions[valid, k].numpy())
         return sum(int(b.valid.sum()) for b in batches)
 
-    return epoch
+    return lambda: sum(epoch() for _ in range(config.train.epochs))
 
 
-def whole_job(config: RunConfig, files: Files, stats: Statistics, device: torch.device, folder: Path) -> Epoch:
-    """Return a function that runs the trainer over one epoch, metrics and checkpoint included."""
+def whole_job(config: RunConfig, files: Files, stats: Statistics, device: torch.device, parent: Path) -> Epoch:
+    """Return a function that runs the trainer to its end, metrics and checkpoints included."""
     session = open_session(config, stats, device)
-    folder.mkdir(parents=True)
+    parent.mkdir(parents=True)
 
     def epoch() -> int:
+        folder = Path(tempfile.mkdtemp(dir=parent))  # each job starts from nothing
         sinks: list[MetricSink] = [JsonLinesSink(folder / "metrics.jsonl"), TensorBoardSink(folder / "tb", 0)]
         trainer = Trainer(
             session,
@@ -134,7 +135,7 @@ def whole_job(config: RunConfig, files: Files, stats: Statistics, device: torch.
         trainer.fit()
         for sink in sinks:
             sink.close()
-        return trainer.reader.num_rows
+        return trainer.reader.num_rows * config.train.epochs
 
     return epoch
 
@@ -178,7 +179,7 @@ def main() -> None:
     parser.add_argument("--only", help="run one side once and print its peak memory")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(options.config, [*options.overrides, "train.epochs=1"])
+    config = load_config(options.config, options.overrides)
     prepare_data(config, Console())
     with tempfile.TemporaryDirectory() as folder, process_group("cpu") as device:
         sides = _sides(config, device, Path(folder))
