@@ -104,9 +104,10 @@ class Checkpoints:
 
     def index(self) -> dict[str, str]:
         """Return ``{"latest": name, "best": name}``, as far as there are any; torn checkpoints do not count."""
-        whole = [p for p in sorted(self.folder.glob("step-*")) if _read_notes(p) is not None]
-        best = [p for p in whole if (_read_notes(p) or {})["is_best"]]
-        return {key: found[-1].name for key, found in (("latest", whole), ("best", best)) if found}
+        read = [(folder.name, _read_notes(folder)) for folder in sorted(self.folder.glob("step-*"))]
+        whole = [(name, stored) for name, stored in read if stored is not None]
+        best = [(name, stored) for name, stored in whole if stored["is_best"]]
+        return {key: found[-1][0] for key, found in (("latest", whole), ("best", best)) if found}
 
     def notes(self, which: str) -> dict[str, Any] | None:
         """Return the notes of the ``latest`` or ``best`` checkpoint, or None where there is none."""
