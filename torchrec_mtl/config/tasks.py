@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, SerializeAsAny
+from pydantic import NonNegativeFloat, PositiveFloat, SerializeAsAny
 
 from torchrec_mtl.config.base import Config, Name, PluginConfig
+
+
+class OrderConfig(Config):
+    """A penalty where this task is predicted likelier than one that it implies (AITM's, KDD 2021)."""
+
+    below: Name
+    """Earlier binary task that holds wherever this one does."""
+    weight: PositiveFloat = 0.5
+    """Weight of ``mean max(0, p - p_below)`` in the sum of losses."""
 
 
 class TaskConfig(Config):
@@ -24,5 +33,10 @@ class TaskConfig(Config):
     """Weight of the task in the sum of losses."""
     sample_weight: Name | None = None
     """Column of non-negative weights of the rows in this task's loss."""
+    gate: Name | None = None
+    """Earlier binary task that says whether this task's number is above 0: the loss sees the rows where the gate's label
+    is 1 (alone), and the prediction is ``P(gate) E[y | y > 0]``. For regressions."""
+    order: OrderConfig | None = None
+    """Penalty that keeps this binary task's probability below that of a task it implies."""
     loss: SerializeAsAny[PluginConfig]
     """By default bce for a binary task, mse for a regression."""

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from torchrec_mtl.config.base import Name, did_you_mean
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.gradients.base import RuleConfig
+from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 
 _TINY = 1e-24
 _ROUNDING = 1e-5  # float32: what the projection leaves of a squared norm is noise below this part of it
 
 
-class HTLNetRule:
+class HTLNetRule(GradientRule):
     """Direction, then magnitude, of each preceding task's gradient, both relative to the core's.
 
     For each task t but the core: where ``<G_t, G_core> < 0``, ``G_t -= alpha <G_t, G_core> / |G_core|^2 G_core``
@@ -27,6 +27,7 @@ class HTLNetRule:
     Args:
         config: options.
         tasks: names, in causal order.
+        num_groups: G.
 
     Example:
         >>> rule = HTLNetRule(HTLNetRule.Config(core="watch", alpha=1.0, gamma=0.0), ["click", "watch"])
@@ -66,15 +67,16 @@ class HTLNetRule:
                 return ["alpha and gamma are both 0, so the rule does nothing; use gradient: {type: sum}"]
             return []
 
-    def __init__(self, config: Config, tasks: Sequence[str]) -> None:
+    def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
         """See the class."""
-        self.config = config
+        super().__init__(config, tasks, num_groups)
+        self.options = config
         self.core = list(tasks).index(config.core)
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
-        c = self.config
+        c = self.options
         dot, norm2 = gramian[:, :, self.core], torch.diagonal(gramian, dim1=1, dim2=2)
         core2 = norm2[:, self.core].unsqueeze(1)
         # A core or a task without gradient (no valid row in the batch) is left alone.

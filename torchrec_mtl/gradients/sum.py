@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from torchrec_mtl.gradients.base import RuleConfig
+from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 
 
-class SumRule:
+class SumRule(GradientRule):
     """Every task weighs 1: no boundary, no extra work."""
 
     needs = "nothing"
@@ -19,9 +17,6 @@ class SumRule:
         """Options of ``gradient: {type: sum}``."""
 
         type: str = "sum"
-
-    def __init__(self, config: RuleConfig, tasks: Sequence[str]) -> None:
-        """See `GradientRule`."""
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return ones [K]."""

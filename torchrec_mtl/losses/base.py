@@ -9,28 +9,57 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from torchrec_mtl.config.base import PluginConfig
+from torchrec_mtl.data.arrow import Doubles
+
+
+class LossConfig(PluginConfig):
+    """Base of the losses' options."""
+
+    def target(self, labels: Doubles) -> Doubles:
+        """Return what the loss regresses instead of labels [n], such as their logarithms."""
+        return labels
 
 
 @dataclass(frozen=True)
 class LabelScale:
-    """Mean and standard deviation of a task's label over the training rows in its space."""
+    """A task's label over the training rows that its loss sees.
+
+    Attributes:
+        mean: of the labels.
+        std: of the labels.
+        target_mean: of ``LossConfig.target(labels)``.
+        target_std: of the same.
+        positive_rate: share of labels above 0.
+        log_mean: mean of the logarithms of the labels above 0.
+        log_std: their standard deviation.
+        quantiles: [Q + 1] quantiles of the labels at even distances, smallest and largest included; empty: unknown.
+        bin_means: [Q] means of the labels between them.
+    """
 
     mean: float = 0.0
     std: float = 1.0
+    target_mean: float = 0.0
+    target_std: float = 1.0
+    positive_rate: float = 0.5
+    log_mean: float = 0.0
+    log_std: float = 1.0
+    quantiles: tuple[float, ...] = ()
+    bin_means: tuple[float, ...] = ()
 
 
 class Loss(nn.Module, ABC):
     """Elementwise loss of one task.
 
     ``num_outputs`` logits a row are asked of the head (more than one for a distribution); ``kinds`` are the kinds of
-    task that it fits.
+    task that it fits; ``may_be_negative`` says that its value has no lower bound at 0, as that of a density.
     """
 
-    Config: ClassVar[type[PluginConfig]]
+    Config: ClassVar[type[LossConfig]]
     kinds: ClassVar[tuple[Literal["binary", "regression"], ...]]
     num_outputs: ClassVar[int] = 1
+    may_be_negative: ClassVar[bool] = False
 
-    def __init__(self, config: PluginConfig, scale: LabelScale) -> None:
+    def __init__(self, config: LossConfig, scale: LabelScale) -> None:
         """Build from the config and the label's statistics."""
         super().__init__()
 

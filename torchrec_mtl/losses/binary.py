@@ -9,8 +9,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchrec_mtl.config.base import PluginConfig
-from torchrec_mtl.losses.base import LabelScale, Loss
+from torchrec_mtl.losses.base import LabelScale, Loss, LossConfig
 
 
 class BinaryCrossEntropy(Loss):
@@ -18,7 +17,7 @@ class BinaryCrossEntropy(Loss):
 
     kinds = ("binary",)
 
-    class Config(PluginConfig):
+    class Config(LossConfig):
         """Options of ``loss: {type: bce}``."""
 
         type: str = "bce"
@@ -40,7 +39,7 @@ class Focal(Loss):
 
     kinds = ("binary",)
 
-    class Config(PluginConfig):
+    class Config(LossConfig):
         """Options of ``loss: {type: focal}``."""
 
         type: str = "focal"

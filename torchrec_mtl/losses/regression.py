@@ -7,8 +7,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchrec_mtl.config.base import PluginConfig
-from torchrec_mtl.losses.base import LabelScale, Loss
+from torchrec_mtl.losses.base import LabelScale, Loss, LossConfig
 
 
 class _Standardised(Loss):
@@ -18,7 +17,7 @@ class _Standardised(Loss):
     mean: Tensor
     std: Tensor
 
-    class Config(PluginConfig):
+    class Config(LossConfig):
         """Options that regressions share."""
 
         standardize: bool = True
