@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from torchrec_mtl.bottoms.concat import Concat
     from torchrec_mtl.config.load import ConfigError, load_config
     from torchrec_mtl.features import Features, FeaturesSpec, Jagged
+    from torchrec_mtl.gradients.base import GradientRule, RuleConfig
     from torchrec_mtl.gradients.boundary import Boundary
+    from torchrec_mtl.gradients.hook import GradientHook
     from torchrec_mtl.gradients.htlnet import HTLNetRule
     from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
     from torchrec_mtl.heads.htlnet import HTLNet
     from torchrec_mtl.heads.shared_bottom import SharedBottom
     from torchrec_mtl.heads.single_task import SingleTask
-    from torchrec_mtl.losses.base import Loss
+    from torchrec_mtl.losses.base import LabelScale, Loss, LossConfig
     from torchrec_mtl.model import MultiTaskModel, build_model
 
 _PUBLIC = {
@@ -32,15 +34,20 @@ _PUBLIC = {
     "ConfigError": "config.load",
     "Features": "features",
     "FeaturesSpec": "features",
+    "GradientHook": "gradients.hook",
+    "GradientRule": "gradients.base",
     "HTLNet": "heads.htlnet",
     "HTLNetRule": "gradients.htlnet",
     "Head": "heads.base",
     "HeadConfig": "heads.base",
     "HeadOutput": "heads.base",
     "Jagged": "features",
+    "LabelScale": "losses.base",
     "Loss": "losses.base",
+    "LossConfig": "losses.base",
     "MultiTaskModel": "model",
     "Representation": "bottoms.base",
+    "RuleConfig": "gradients.base",
     "SharedBottom": "heads.shared_bottom",
     "SingleTask": "heads.single_task",
     "Term": "heads.base",
@@ -55,15 +62,20 @@ __all__ = [
     "ConfigError",
     "Features",
     "FeaturesSpec",
+    "GradientHook",
+    "GradientRule",
     "HTLNet",
     "HTLNetRule",
     "Head",
     "HeadConfig",
     "HeadOutput",
     "Jagged",
+    "LabelScale",
     "Loss",
+    "LossConfig",
     "MultiTaskModel",
     "Representation",
+    "RuleConfig",
     "SharedBottom",
     "SingleTask",
     "Term",

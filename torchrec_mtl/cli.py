@@ -65,7 +65,7 @@ def _errors_for_people() -> Iterator[None]:
         doctor.require_healthy()
     except doctor.EnvironmentMismatchError as error:
         _fail(str(error))
-    from torchrec_mtl.model import NonFiniteLossError
+    from torchrec_mtl.objective import NonFiniteLossError
     from torchrec_mtl.training.checkpoint import CheckpointError
     from torchrec_mtl.training.trainer import InterruptedTrainingError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -14,6 +15,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig, TableConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.features import DenseSpec, Features, FeaturesSpec, FieldSpec, Jagged
+from torchrec_mtl.gradients.layout import Layout, PooledField, order_tables
+from torchrec_mtl.gradients.rows import Ids
 from torchrec_mtl.noise import Noise, stable_seed
 
 # Shapes: B batch, N positions of one unpooled feature, d width of a table.
@@ -102,6 +105,11 @@ class Embeddings(nn.Module):
         pooled = self.ebc(batch.sparse) if self.ebc is not None else None
         unpooled = self.ec(batch.sequences) if self.ec is not None else None
         return pooled, unpooled
+
+    def parameters_of(self, tables: Sequence[str]) -> list[nn.Parameter]:
+        """Return the weights of unsharded tables, by name."""
+        named = {name.split(".")[-2]: parameter for name, parameter in self.named_parameters()}
+        return [named[table] for table in tables]
 
 
 def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, seed: int) -> None:
@@ -194,6 +202,11 @@ class FeatureReader:
             self._keys[spec.name] = f"{feature}@{spec.table}" if several else feature
         self._bags = [f for f in self.spec.fields if f.name.split("@")[0] in pooled]
         self._rows = [f for f in (*self.spec.fields, *self.spec.sequences) if f.name.split("@")[0] not in pooled]
+        self._shared_bags = [f for f in self._bags if f.task is None]
+        self._shared_rows = [f for f in self._rows if f.task is None]
+        fed = {f.table for f in (*self._shared_bags, *self._shared_rows)}
+        self.shared_tables, self._dims = order_tables({t.name: t.dim for t in features.tables if t.name in fed})
+        self._layouts: dict[tuple[str, ...], Layout] = {}
 
     def read(self, pooled: KeyedTensor | None, unpooled: Mapping[str, JaggedTensor] | None) -> Embedded:
         """Take the outputs of `Embeddings` apart."""
@@ -201,7 +214,7 @@ class FeatureReader:
         widths: dict[str, int] = {}
         own: dict[str, Tensor] = {}
         if pooled is not None:
-            shared_bags = [f for f in self._bags if f.task is None]
+            shared_bags = self._shared_bags
             if len(shared_bags) == len(self._bags):  # the usual case: no copy
                 shared.append(pooled.values())
                 names = {self._keys[f.name]: f.name for f in self._bags}
@@ -214,13 +227,38 @@ class FeatureReader:
                 if shared_bags:
                     shared.append(torch.cat([by_key[self._keys[f.name]] for f in shared_bags], dim=1))
         jagged = {f.name: (unpooled or {})[self._keys[f.name]] for f in self._rows}
-        shared += [jagged[f.name].values() for f in self._rows if f.task is None]
+        shared += [jagged[f.name].values() for f in self._shared_rows]
         return Embedded(
             shared=tuple(shared),
             widths=widths,
             own=own,
             own_values={f.name: jagged[f.name].values() for f in self._rows if f.task is not None},
             lengths={name: value.lengths() for name, value in jagged.items()},
+        )
+
+    def layout(self, embedded: Embedded) -> Layout:
+        """Return which table each part of ``embedded.shared`` comes from; made once for a sharding plan."""
+        order = tuple(embedded.widths)
+        if order not in self._layouts:
+            numbers = {name: i for i, name in enumerate(self.shared_tables)}
+            ends = itertools.accumulate(embedded.widths.values(), initial=0)
+            columns = dict(zip(order, ends, strict=False))
+            self._layouts[order] = Layout(
+                tables=self.shared_tables,
+                dims=self._dims,
+                pooled=tuple(
+                    PooledField(numbers[f.table], columns[f.name], self._pooling[f.table] == "mean")
+                    for f in self._shared_bags
+                ),
+                unpooled=tuple(numbers[f.table] for f in self._shared_rows),
+            )
+        return self._layouts[order]
+
+    def ids(self, batch: Batch) -> Ids:
+        """Return the ids that were looked up for ``Embedded.shared``."""
+        return Ids(
+            pooled=batch.sparse if self._shared_bags else None,
+            unpooled=tuple(batch.sequences[f.name].values() for f in self._shared_rows),
         )
 
     def features(self, embedded: Embedded, batch: Batch, seed: int, shared: Sequence[Tensor] | None = None) -> Features:
@@ -235,7 +273,7 @@ class FeatureReader:
         shared = embedded.shared if shared is None else shared
         values = dict(embedded.own_values)
         first = 1 if embedded.widths else 0
-        values.update(zip((f.name for f in self._rows if f.task is None), shared[first:], strict=True))
+        values.update(zip((f.name for f in self._shared_rows), shared[first:], strict=True))
         fields = dict(embedded.own)
         if embedded.widths:
             # One split for all: the backward of a slice a field would fill and add [B, P] for each of them.

@@ -25,11 +25,31 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "bce": "torchrec_mtl.losses.binary:BinaryCrossEntropy",
         "focal": "torchrec_mtl.losses.binary:Focal",
         "mse": "torchrec_mtl.losses.regression:MeanSquaredError",
+        "mae": "torchrec_mtl.losses.regression:MeanAbsoluteError",
         "huber": "torchrec_mtl.losses.regression:Huber",
+        "quantile": "torchrec_mtl.losses.regression:Quantile",
+        "tweedie": "torchrec_mtl.losses.deviance:Tweedie",
+        "gamma": "torchrec_mtl.losses.deviance:Gamma",
+        "poisson": "torchrec_mtl.losses.deviance:Poisson",
+        "lognormal": "torchrec_mtl.losses.lognormal:LogNormal",
+        "zero_inflated_lognormal": "torchrec_mtl.losses.lognormal:ZeroInflatedLogNormal",
+        "ordinal": "torchrec_mtl.losses.ordinal:Ordinal",
     },
     "rule": {
         "sum": "torchrec_mtl.gradients.sum:SumRule",
         "htlnet": "torchrec_mtl.gradients.htlnet:HTLNetRule",
+        "metabalance": "torchrec_mtl.gradients.metabalance:MetaBalanceRule",
+        "gradnorm": "torchrec_mtl.gradients.gradnorm:GradNormRule",
+        "uncertainty": "torchrec_mtl.gradients.uncertainty:UncertaintyRule",
+        "dwa": "torchrec_mtl.gradients.dwa:DWARule",
+        "famo": "torchrec_mtl.gradients.famo:FAMORule",
+        "pcgrad": "torchrec_mtl.gradients.torchjd_rules:PCGradRule",
+        "gradvac": "torchrec_mtl.gradients.torchjd_rules:GradVacRule",
+        "cagrad": "torchrec_mtl.gradients.cagrad:CAGradRule",
+        "mgda": "torchrec_mtl.gradients.mgda:MGDARule",
+        "imtl": "torchrec_mtl.gradients.torchjd_rules:IMTLRule",
+        "aligned": "torchrec_mtl.gradients.torchjd_rules:AlignedRule",
+        "upgrad": "torchrec_mtl.gradients.upgrad:UPGradRule",
     },
 }
 
@@ -94,6 +114,10 @@ def resolve(kind: Kind, reference: str) -> type[Any]:
         )
         raise ValueError(f"unknown {kind} '{reference}'.{hint}")
     found = _import(kind, module, attribute)
+    if kind == "rule" and _is_of_torchjd(found):
+        from torchrec_mtl.gradients.torchjd_weighting import as_rule
+
+        return as_rule(found, path)
     config = getattr(found, "Config", None)
     if not isinstance(found, type) or not isinstance(config, type) or not issubclass(config, PluginConfig):
         raise ValueError(
@@ -102,6 +126,12 @@ def resolve(kind: Kind, reference: str) -> type[Any]:
     if not hasattr(found, _MARKS[kind]):
         raise ValueError(f"'{path}' is no {kind}: it has no attribute '{_MARKS[kind]}'; see the base class of its kind")
     return found
+
+
+def _is_of_torchjd(found: object) -> bool:
+    """Whether it is a class of torchjd's, or derives from one, and not a rule yet."""
+    bases = found.__mro__ if isinstance(found, type) and not hasattr(found, "Config") else ()
+    return any(base.__module__.partition(".")[0] == "torchjd" for base in bases)
 
 
 def _import(kind: Kind, module: str, attribute: str) -> Any:  # noqa: ANN401

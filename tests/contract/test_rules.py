@@ -1,22 +1,44 @@
 """Every built-in rule keeps the promises of a gradient rule, and the check refuses rules that break one."""
 
+import random
+
 import pytest
 import torch
+from torch import nn
 
-from torchrec_mtl.gradients.base import RuleConfig
+from torchrec_mtl.gradients.base import GradientRule, RuleConfig
+from torchrec_mtl.gradients.cagrad import CAGradRule
 from torchrec_mtl.gradients.htlnet import HTLNetRule
+from torchrec_mtl.gradients.metabalance import MetaBalanceRule
+from torchrec_mtl.gradients.torchjd_rules import AlignedRule
 from torchrec_mtl.registry import BUILT_IN, resolve
 from torchrec_mtl.testing import check_rule
+from torchrec_mtl.testing.rule_ranks import check_rules_on_ranks
 
 TASKS = ("click", "long_view", "watch")
-OPTIONS = {"sum": {}, "htlnet": {"core": "watch"}}
+OPTIONS = {"htlnet": {"core": "watch"}, "metabalance": {"core": "watch"}, "dwa": {"every": 3}}
+
+
+def config_of(name):
+    return resolve("rule", name).Config(type=name, **OPTIONS.get(name, {}))
 
 
 @pytest.mark.parametrize("tasks", [TASKS, TASKS[1:]], ids=len)
 @pytest.mark.parametrize("name", BUILT_IN["rule"])
 def test_built_in_rule_keeps_its_promises(name, tasks):
-    rule_class = resolve("rule", name)
-    check_rule(rule_class, rule_class.Config(type=name, **OPTIONS[name]), tasks)
+    check_rule(resolve("rule", name), config_of(name), tasks)
+
+
+@pytest.mark.parametrize("weighting", ["RandomWeighting", "PCGradWeighting", "MeanWeighting"])
+def test_a_weighting_of_torchjd_keeps_them_too(weighting):
+    rule_class = resolve("rule", f"torchjd.aggregation:{weighting}")
+    check_rule(rule_class, rule_class.Config(), TASKS)
+
+
+@pytest.mark.distributed
+def test_two_ranks_come_to_the_weights_of_one():
+    names = [*BUILT_IN["rule"], "torchjd.aggregation:RandomWeighting"]
+    check_rules_on_ranks([(resolve("rule", name), config_of(name)) for name in names], TASKS)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +57,22 @@ def test_options_of_htlnet_break_no_promise(core, options):
     check_rule(HTLNetRule, HTLNetRule.Config(core=core, **options), TASKS)
 
 
-class Whole:
+@pytest.mark.parametrize(
+    ("rule_class", "options"),
+    [
+        (CAGradRule, {"c": 0.01}),
+        (CAGradRule, {"c": 5.0, "rescale": False}),
+        (AlignedRule, {"scale_mode": "median"}),
+        (AlignedRule, {"scale_mode": "rmse"}),
+        (MetaBalanceRule, {"core": "click", "relax": 1.0, "beta": 0.0}),
+    ],
+    ids=str,
+)
+def test_options_of_others_break_no_promise(rule_class, options):
+    check_rule(rule_class, rule_class.Config(**options), TASKS)
+
+
+class Whole(GradientRule):
     """Scales each gradient to the size of the largest; the broken rules below change one thing each."""
 
     needs = "gramian"
@@ -43,9 +80,6 @@ class Whole:
     class Config(RuleConfig):
         type: str = "whole"
         favour: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-    def __init__(self, config, tasks):
-        self.config = config
 
     def weights(self, gramian, losses):
         norms = gramian.diagonal(dim1=1, dim2=2).sqrt()
@@ -63,17 +97,52 @@ class DropsATask(Whole):
         return super().weights(gramian, losses)[:, 1:]
 
 
-class Draws(Whole):
+class AnswersInDoubles(Whole):
     def weights(self, gramian, losses):
-        return super().weights(gramian, losses) * torch.rand(1)
+        return super().weights(gramian.double(), losses)
 
 
-class Remembers(Whole):
+class DrawsItsOwnNumbers(Whole):
+    def weights(self, gramian, losses):
+        return super().weights(gramian, losses) * random.random()
+
+
+class DrawsAndFavoursTheFirst(Whole):
+    def weights(self, gramian, losses):
+        weights = super().weights(gramian, losses) * torch.rand(len(self.tasks))
+        weights[:, 0] *= 4
+        return weights
+
+
+class RemembersInAnAttribute(Whole):
     last = 0.0
 
     def weights(self, gramian, losses):
         self.last = self.last * 0.9 + 1
         return super().weights(gramian, losses) * self.last
+
+
+class RemembersFromTheFirstStepOn(Whole):
+    def __init__(self, config, tasks, num_groups=1):
+        super().__init__(config, tasks, num_groups)
+        self.register_buffer("seen", None)
+
+    def weights(self, gramian, losses):
+        self.seen = torch.ones(())
+        return super().weights(gramian, losses)
+
+
+class RemembersWithItsGraph(Whole):
+    needs = "losses"
+
+    def __init__(self, config, tasks, num_groups=1):
+        super().__init__(config, tasks, num_groups)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("mean", torch.ones(()))
+
+    def weights(self, gramian, losses):
+        self.mean = 0.9 * self.mean + 0.1 * self.scale
+        return torch.ones_like(losses) * self.mean
 
 
 class ChangesItsArguments(Whole):
@@ -94,12 +163,33 @@ class FavoursByPosition(Whole):
 
 
 class ClipsByAbsoluteNorm(Whole):
+    scale_invariant = False
+
     def weights(self, gramian, losses):
         return gramian.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1.0).reciprocal()
 
 
+class ClipsInSilence(ClipsByAbsoluteNorm):
+    scale_invariant = True
+
+
 class NeedsSomethingElse(Whole):
     needs = "gradients"
+
+
+class GroupsBySomethingElse(Whole):
+    groups = "feature"
+
+
+class GroupsWithoutGramian(Whole):
+    needs, groups = "losses", "table"
+
+
+class AddsUpTables(Whole):
+    groups = "table"
+
+    def weights(self, gramian, losses):
+        return super().weights(gramian, losses)[:2]
 
 
 class WeighsByLoss(Whole):
@@ -107,18 +197,83 @@ class WeighsByLoss(Whole):
 
     def weights(self, gramian, losses):
         assert gramian is None
-        return losses / losses.sum()
+        return losses / losses.sum().clamp_min(1e-30)
+
+
+class ReadsOnTheHost(WeighsByLoss):
+    def weights(self, gramian, losses):
+        return losses / max(losses.sum().item(), 1e-30)
+
+
+class Branches(WeighsByLoss):
+    def weights(self, gramian, losses):
+        return super().weights(gramian, losses) if losses.sum() > 0 else torch.ones_like(losses)
+
+
+class Learns(Whole):
+    needs = "losses"
+
+    def __init__(self, config, tasks, num_groups=1):
+        super().__init__(config, tasks, num_groups)
+        self.scale = nn.Parameter(torch.ones(len(tasks)))
+
+    def weights(self, gramian, losses):
+        return self.scale.exp()
+
+    def penalty(self):
+        return self.scale.sum()
+
+
+class LearnsNothing(Learns):
+    def weights(self, gramian, losses):
+        return self.scale.detach().exp()
+
+    def penalty(self):
+        return None
+
+
+class LearnsFromInfinity(Learns):
+    def weights(self, gramian, losses):
+        return losses * self.scale.sub(1).abs().sqrt()
+
+
+class PenaltyATask(Learns):
+    def penalty(self):
+        return self.scale
+
+
+class PenaltyWithoutBound(Learns):
+    def penalty(self):
+        return self.scale.sum() / 0.0
+
+
+class NoRule:
+    needs, groups, scale_invariant, Config = "gramian", "all", True, Whole.Config
 
 
 REFUSED = [
+    (NoRule, "does not derive from GradientRule"),
+    (NeedsSomethingElse, "has needs 'gradients'"),
+    (GroupsBySomethingElse, "has groups 'feature'"),
+    (GroupsWithoutGramian, "without needing the Gramian"),
     (IsNotANumberAtZero, "not finite for no gradient"),
     (DropsATask, "weights of shape"),
-    (Draws, "other weights for the same Gramian"),
-    (Remembers, "other weights for the same Gramian"),
+    (AnswersInDoubles, r"torch\.float64"),
+    (AddsUpTables, r"shape \(2, 3\).*\(3, 3\)"),
     (ChangesItsArguments, "changes its arguments"),
+    (DrawsItsOwnNumbers, "from the same seed"),
+    (RemembersInAnAttribute, "restored from its state_dict"),
+    (RemembersFromTheFirstStepOn, "changes its state's names"),
+    (RemembersWithItsGraph, "keeps a graph in mean"),
+    (LearnsNothing, "neither its weights nor its penalty reach"),
+    (LearnsFromInfinity, "gradient to 'scale' that is not finite"),
+    (PenaltyATask, "penalty of shape"),
+    (PenaltyWithoutBound, "penalty that is not finite"),
+    (ReadsOnTheHost, "reads values on the host"),
+    (Branches, "reads values on the host"),
+    (ClipsInSilence, "multiplied by one number"),
     (FavoursTheFirst, "another order"),
-    (ClipsByAbsoluteNorm, "multiplied by one number"),
-    (NeedsSomethingElse, "needs 'gradients'"),
+    (DrawsAndFavoursTheFirst, "another order"),
 ]
 
 
@@ -128,13 +283,40 @@ def test_broken_rule_is_refused_for_the_promise_it_breaks(rule_class, promise):
         check_rule(rule_class, rule_class.Config(), TASKS)
 
 
-@pytest.mark.parametrize("rule_class", [Whole, WeighsByLoss, FavoursByPosition])
+class DrawsEvenly(Whole):
+    def weights(self, gramian, losses):
+        return super().weights(gramian, losses) * torch.rand(len(self.tasks))
+
+
+class RemembersInABuffer(Whole):
+    def __init__(self, config, tasks, num_groups=1):
+        super().__init__(config, tasks, num_groups)
+        self.register_buffer("last", torch.zeros(()))
+
+    def weights(self, gramian, losses):
+        self.last.mul_(0.9).add_(1)
+        return super().weights(gramian, losses) * self.last
+
+
+class WeighsTables(Whole):
+    groups = "table"
+
+
+@pytest.mark.parametrize(
+    "rule_class",
+    [
+        Whole,
+        WeighsByLoss,
+        WeighsTables,
+        FavoursByPosition,
+        ClipsByAbsoluteNorm,
+        DrawsEvenly,
+        RemembersInABuffer,
+        Learns,
+    ],
+)
 def test_whole_rule_passes(rule_class):
     check_rule(rule_class, rule_class.Config(), TASKS)
-
-
-def test_rule_may_depend_on_the_scale_if_it_says_so():
-    check_rule(ClipsByAbsoluteNorm, ClipsByAbsoluteNorm.Config(), TASKS, scale_invariant=False)
 
 
 def test_options_by_position_are_reordered_by_the_caller():
@@ -152,3 +334,8 @@ def test_options_by_position_are_reordered_by_the_caller():
 def test_one_task_is_too_few():
     with pytest.raises(AssertionError, match="fewer than two tasks"):
         check_rule(Whole, Whole.Config(), ["click"])
+
+
+def test_ranks_cannot_find_a_rule_by_another_type():
+    with pytest.raises(AssertionError, match="other processes cannot find it"):
+        check_rules_on_ranks([(Whole, Whole.Config(type="sum"))], TASKS)

@@ -72,7 +72,7 @@ def train_unsharded(raw: dict[str, Any], steps: int = STEPS) -> dict[str, Tensor
     reader = ParquetReader(
         files, encoder, batch_size=data.batch_size, streams=data.streams, window=data.window, shuffle=data.shuffle
     )
-    scales = {name: LabelScale(s.mean, s.std) for name, s in statistics.labels.items()}
+    scales = {name: LabelScale.of(s) for name, s in statistics.labels.items()}
     model = build_model(config, scales, tables="cpu")
     initialise_tables(model.state_dict(), config.features, config.train.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.optim.dense.lr)

@@ -26,7 +26,7 @@ def test_training_ends_with_a_table_beside_two_references_and_leaves_the_documen
     }
     assert list((run / "tb").iterdir())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert any("train/loss/click" in line and "train/gradient_weight/click" in line for line in lines)
+    assert any("train/loss/click" in line and "train/gradient/weight/click" in line for line in lines)
     assert any("eval/watch_time/gini" in line for line in lines)
 
 

@@ -1,5 +1,6 @@
 """Names of plug-ins resolve to classes, and mistakes are answered with the remedy."""
 
+import subprocess
 import sys
 from types import ModuleType
 
@@ -7,13 +8,13 @@ import pytest
 
 from torchrec_mtl import registry
 from torchrec_mtl.bottoms.base import Bottom
-from torchrec_mtl.gradients.base import RuleConfig
+from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 from torchrec_mtl.heads.base import Head
 from torchrec_mtl.heads.htlnet import HTLNet
 from torchrec_mtl.losses.base import Loss
 from torchrec_mtl.registry import BUILT_IN, names, resolve
 
-BASES = {"head": Head, "bottom": Bottom, "loss": Loss, "rule": object}
+BASES = {"head": Head, "bottom": Bottom, "loss": Loss, "rule": GradientRule}
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, known in BUILT_IN.items() for name in known])
@@ -24,6 +25,18 @@ def test_every_built_in_resolves_to_a_class_of_its_kind(kind, name):
     if kind == "rule":
         assert issubclass(found.Config, RuleConfig)
         assert found.needs in {"nothing", "losses", "gramian"}
+        assert found.groups in {"all", "table"}
+
+
+def test_every_built_in_is_listed_with_a_line():
+    for kind, known in BUILT_IN.items():
+        listed = dict(registry.listing(kind))
+        assert all(listed[name].endswith(".") for name in known)
+
+
+def test_names_are_known_without_torch():
+    code = "import sys, torchrec_mtl.registry as r; r.listing('rule'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"False"
 
 
 def test_dotted_path_resolves():

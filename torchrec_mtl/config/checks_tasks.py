@@ -21,7 +21,9 @@ _SUM = "use gradient: {type: sum}"
 
 def check_tasks(draft: Draft) -> Iterator[str]:
     """Yield what is wrong with tasks, losses, the monitored metric, head, bottom, and gradient rule."""
-    return chain(_tasks(draft), _losses(draft), _monitor(draft), _plugins(draft), _gradient(draft))
+    return chain(
+        _tasks(draft), _gates(draft), _orders(draft), _losses(draft), _monitor(draft), _plugins(draft), _gradient(draft)
+    )
 
 
 def _tasks(draft: Draft) -> Iterator[str]:
@@ -40,6 +42,49 @@ def _tasks(draft: Draft) -> Iterator[str]:
             )
     if draft.num_tasks and len(draft.tasks) == draft.num_tasks and all(t.weight == 0 for t in draft.tasks.values()):
         yield "tasks: the weight of every task is 0, so that nothing is trained; give one a positive weight"
+
+
+def _gates(draft: Draft) -> Iterator[str]:
+    """A gate is an earlier binary task over the same rows, and what it gates is a number."""
+    for i, task in draft.tasks.items():
+        if task.gate is None:
+            continue
+        path = f"tasks.{i}.gate"
+        if task.kind != "regression":
+            yield f"{path}: '{task.name}' is a binary task; a gate says whether a number is above 0. Remove it"
+            continue
+        yield from _earlier_binary(draft, i, path, task.gate)
+        gate = next((t for t in draft.tasks.values() if t.name == task.gate), None)
+        if gate is not None and gate.space != task.space:
+            yield (
+                f"{path}: '{task.gate}' and '{task.name}' are defined on other rows (space: {gate.space} and "
+                f"{task.space}), so that P(gate) E[y | y > 0] is no mean of '{task.name}'; give both the same space"
+            )
+
+
+def _orders(draft: Draft) -> Iterator[str]:
+    for i, task in draft.tasks.items():
+        if task.order is None:
+            continue
+        path = f"tasks.{i}.order"
+        if task.kind != "binary":
+            yield f"{path}: '{task.name}' is a regression; only probabilities can be ordered. Remove it"
+            continue
+        yield from _earlier_binary(draft, i, f"{path}.below", task.order.below)
+
+
+def _earlier_binary(draft: Draft, i: int, path: str, name: str) -> Iterator[str]:
+    """Say what is wrong where ``name`` is no binary task before task ``i``."""
+    if draft.task_names is not None and name not in draft.task_names:
+        yield f"{path}: no task is called '{name}'.{did_you_mean(name, draft.task_names)}"
+        return
+    for k, other in draft.tasks.items():
+        if other.name != name:
+            continue
+        if other.kind != "binary":
+            yield f"{path}: '{name}' is a regression; name a binary task"
+        elif k >= i:
+            yield f"{path}: '{name}' must come before '{draft.tasks[i].name}'; list tasks in causal order"
 
 
 def _losses(draft: Draft) -> Iterator[str]:
@@ -92,12 +137,17 @@ def _gradient(draft: Draft) -> Iterator[str]:
     rule = draft.gradient
     if rule is None:
         return
-    needs, at = resolve("rule", rule.type).needs, getattr(rule, "at", "embeddings")
+    needs = resolve("rule", rule.type).needs
+    at, exact = getattr(rule, "at", "embeddings"), getattr(rule, "exact", "boundary")
     if needs != "gramian":
         if at != "embeddings":
             yield f"gradient.at: '{rule.type}' has no boundary to put anywhere; remove this key"
+        if exact != "boundary":
+            yield f"gradient.exact: '{rule.type}' looks at no gradients; remove this key"
     else:
         yield from _boundary(draft, rule.type, at)
+        if at == "representation" and exact != "boundary":
+            yield f"gradient.exact: '{exact}' is about rows of tables, which at: representation never sees; remove one"
     active = [t for t in draft.tasks.values() if t.weight > 0]
     if needs != "nothing" and len(draft.tasks) == draft.num_tasks and len(active) == 1:
         only = "there is one" if draft.num_tasks == 1 else f"only '{active[0].name}' has a weight above 0"

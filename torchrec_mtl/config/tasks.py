@@ -34,8 +34,8 @@ class TaskConfig(Config):
     sample_weight: Name | None = None
     """Column of non-negative weights of the rows in this task's loss."""
     gate: Name | None = None
-    """Earlier binary task that says whether this task's number is above 0: the loss sees the rows where the gate's label
-    is 1 (alone), and the prediction is ``P(gate) E[y | y > 0]``. For regressions."""
+    """Regression: an earlier binary task that says whether the number is above 0. The loss then sees only rows where
+    the gate's label is 1, and the prediction is ``P(gate) E[y | y > 0]``."""
     order: OrderConfig | None = None
     """Penalty that keeps this binary task's probability below that of a task it implies."""
     loss: SerializeAsAny[PluginConfig]

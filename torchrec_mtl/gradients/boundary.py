@@ -6,14 +6,22 @@ gradients are told apart above the tables and go down combined.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrec_mtl.collectives import all_sum, world_size
-from torchrec_mtl.gradients.base import GradientRule
+from torchrec_mtl.gradients.base import Exactness, GradientRule
+from torchrec_mtl.gradients.layout import Layout
+from torchrec_mtl.gradients.rows import Ids, RowGramian
+from torchrec_mtl.noise import stable_seed
+
+# Shapes: G groups of tables, K tasks, B batch, P pooled columns, N positions of a sequence feature.
+
+_STEPS_REMEMBERED = 1000
 
 
 class Boundary:
@@ -21,23 +29,58 @@ class Boundary:
 
     Args:
         rule: task weights from the Gramian of gradients.
+        exact: what the Gramian is of: gradients at the boundary, of table rows, or of ``tables``.
+        seed: of a rule that draws.
 
     Attributes:
-        gramian: [G, K, K] of the last step, over all ranks; for logs.
+        tables: for ``exact="dense"``: shared tables that are ordinary parameters, in the order of ``Layout.tables``.
+        gramian: [G, K, K] of the last step, over all ranks.
         weights: [G, K] of the last step.
+        history: (Gramian or None, weights) of the steps since somebody cleared it; for logs.
     """
 
-    def __init__(self, rule: GradientRule) -> None:
+    def __init__(self, rule: GradientRule, *, exact: Exactness = "boundary", seed: int = 0) -> None:
         """See the class."""
-        self.rule = rule
+        self.rule, self.exact, self.seed = rule, exact, seed
+        self.tables: Sequence[nn.Parameter] = ()
         self.gramian: Tensor | None = None
         self.weights: Tensor | None = None
+        self.history: deque[tuple[Tensor | None, Tensor]] = deque(maxlen=_STEPS_REMEMBERED)
+        self._step = 0
+        self._losses: Tensor | None = None
+        self._layout: Layout | None = None
+        self._ids: Ids | None = None
+        self._row_gramian: RowGramian | None = None
+
+    def prepare(self, *, step: int, losses: Tensor, layout: Layout | None = None, ids: Ids | None = None) -> None:
+        """Say what the next backward, or ``loss_weights``, needs to know.
+
+        Args:
+            step: seeds a rule that draws.
+            losses: [K] means over all ranks.
+            layout: of the boundary's tensors; for rules by table, and for ``exact="rows"``.
+            ids: what was looked up; for ``exact="rows"``.
+        """
+        self._step, self._losses, self._ids = step, losses.detach(), ids
+        if layout is not self._layout:
+            self._layout = layout
+            self._row_gramian = None if layout is None else RowGramian(layout, by_table=self._by_table)
+
+    def loss_weights(self) -> Tensor:
+        """Return the weights [K] of a rule that needs only losses."""
+        assert self._losses is not None, "prepare() comes first"
+        return self._ask(None)[0]
 
     def fan_out(self, tensors: Sequence[Tensor], num_tasks: int) -> list[tuple[Tensor, ...]]:
         """Return K views of the tensors, one a task. Their backward, part of the one backward, combines the gradients.
 
         Right where task k's loss reaches the tensors through view k alone.
+
+        Raises:
+            ValueError: ``exact="dense"``, which takes a pass a task.
         """
+        if self.exact == "dense":
+            raise ValueError("exact: dense takes a pass a task down to the tables; use per_task_passes")
         flat = _FanOut.apply(self, num_tasks, *tensors)  # type: ignore[no-untyped-call]
         n = len(tensors)
         return [tuple(flat[k * n : (k + 1) * n]) for k in range(num_tasks)]
@@ -49,25 +92,64 @@ class Boundary:
             losses: [K], scaled as they will be summed.
             tensors: where the tasks meet.
         """
-        per_task = [
-            torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=True)
+        n, targets = len(tensors), [*tensors, *self.tables]
+        passes = [
+            torch.autograd.grad(loss, targets, retain_graph=True, allow_unused=True, materialize_grads=True)
             for loss in losses.unbind()
         ]
-        for tensor, combined in zip(tensors, self.combine(per_task), strict=True):
-            tensor.register_hook(lambda _, replacement=combined: replacement)  # type: ignore[no-untyped-call]
+        dense = [torch.stack(gradients).flatten(1) for gradients in zip(*(p[n:] for p in passes), strict=True)]
+        combined = self.combine([p[:n] for p in passes], dense)
+        for tensor, replacement in zip(tensors, combined, strict=True):
+            tensor.register_hook(lambda _, replacement=replacement: replacement)  # type: ignore[no-untyped-call]
 
-    def combine(self, per_task: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    @torch.no_grad()
+    def combine(self, per_task: Sequence[Sequence[Tensor]], dense: Sequence[Tensor] = ()) -> list[Tensor]:
         """Return ``sum_k w_k g_k`` for each tensor.
 
         Args:
             per_task: K lists of gradients, one a boundary tensor.
+            dense: [K, n] gradients of each of ``tables``.
         """
-        stacks = [torch.stack(gradients).flatten(1) for gradients in zip(*per_task, strict=True)]
-        self.gramian = global_gramian(stacks).unsqueeze(0)
-        losses = self.gramian.new_zeros(self.gramian.shape[-1])
-        weights = self.rule.weights(self.gramian, losses).reshape(-1, losses.numel())
-        self.weights = weights
-        return [(weights[0].to(s.dtype) @ s).view_as(g) for s, g in zip(stacks, per_task[0], strict=True)]
+        stacks = [torch.stack(gradients) for gradients in zip(*per_task, strict=True)]
+        weights = self._ask(self._gramian(stacks, dense))
+        return [self._weighed(weights, i, stack) for i, stack in enumerate(stacks)]
+
+    @property
+    def _by_table(self) -> bool:
+        return self.rule.groups == "table"
+
+    def _gramian(self, stacks: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor:
+        if self.exact == "dense":
+            return _dense_gramian(dense, by_table=self._by_table)
+        if self.exact == "rows":
+            if self._row_gramian is None or self._ids is None:
+                raise ValueError(
+                    "exact: rows needs to know which rows were looked up; pass layout and ids to prepare()"
+                )
+            return self._row_gramian(stacks, self._ids)
+        if not self._by_table or self._layout is None:
+            return global_gramian([s.flatten(1) for s in stacks]).unsqueeze(0)
+        return _gramian_by_table(stacks, self._layout)
+
+    def _ask(self, gramian: Tensor | None) -> Tensor:
+        """Return [G, K]. All ranks ask with the same arguments and draw the same numbers."""
+        num_tasks = len(self.rule.tasks)
+        losses = torch.zeros(num_tasks) if self._losses is None else self._losses
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stable_seed(self.seed, "gradient", self._step))
+            weights = self.rule.weights(gramian, losses).reshape(-1, num_tasks)
+        self.gramian, self.weights = gramian, weights.detach()
+        self.history.append((gramian, self.weights))
+        return weights
+
+    def _weighed(self, weights: Tensor, position: int, stack: Tensor) -> Tensor:
+        weights = weights.to(stack.dtype)
+        if len(weights) > 1 and self._layout is not None:
+            if self._layout.pooled and position == 0:
+                columns = self._layout.tensors(stack.device).column_tables
+                return (weights[columns].T.unsqueeze(1) * stack).sum(0)
+            weights = weights[self._layout.unpooled[position - bool(self._layout.pooled)]]
+        return (weights.view(1, -1) @ stack.flatten(1)).view(stack.shape[1:])
 
 
 def global_gramian(stacks: Sequence[Tensor]) -> Tensor:
@@ -78,8 +160,35 @@ def global_gramian(stacks: Sequence[Tensor]) -> Tensor:
 
     Local losses are scaled by the world size (data parallel averages), so the sum over ranks is divided by its square.
     """
-    local = sum((s.float() @ s.float().T for s in stacks), start=torch.zeros(()))
+    local = sum((s.float() @ s.float().T for s in stacks), start=torch.zeros((), device=stacks[0].device))
     return all_sum(local) / world_size() ** 2
+
+
+def _gramian_by_table(stacks: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Return [G, K, K] over all ranks, from [K, B, P] where something is pooled, then [K, N, d] each."""
+    num_tasks = stacks[0].shape[0]
+    gramian = torch.zeros(len(layout.tables), num_tasks, num_tasks, device=stacks[0].device)
+    unpooled = stacks[1:] if layout.pooled else stacks
+    if layout.pooled:
+        columns = stacks[0].float().permute(2, 0, 1)
+        tables = layout.tensors(columns.device).column_tables
+        gramian.index_add_(0, tables, torch.bmm(columns, columns.transpose(1, 2)))
+    for table, stack in zip(layout.unpooled, unpooled, strict=True):
+        flat = stack.float().flatten(1)
+        gramian[table] += flat @ flat.T
+    return all_sum(gramian) / world_size() ** 2
+
+
+def _dense_gramian(dense: Sequence[Tensor], *, by_table: bool) -> Tensor:
+    """Return [G, K, K] from the whole gradients [K, n] of tables that every rank holds whole."""
+    if not dense:
+        raise ValueError(
+            "exact: dense needs tables that are ordinary parameters, and fused, sharded ones have no gradient; use "
+            "exact: rows, which gives the same Gramian"
+        )
+    summed = [all_sum(gradient.float()) / world_size() for gradient in dense]
+    gramians = torch.stack([gradient @ gradient.T for gradient in summed])
+    return gramians if by_table else gramians.sum(0, keepdim=True)
 
 
 class _FanOut(torch.autograd.Function):

@@ -36,6 +36,7 @@ class HTLNetRule(GradientRule):
     """
 
     needs = "gramian"
+    norms: Tensor
 
     class Config(RuleConfig):
         """Options of ``gradient: {type: htlnet}``."""
@@ -53,6 +54,8 @@ class HTLNetRule(GradientRule):
         """Off: only from above."""
         norm_source: Literal["projected", "raw"] = "projected"
         """Norm of the task's gradient in Eq. 17: after the direction step, or before it."""
+        ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        """Decay of moving averages that stand for the norms in Eq. 17 (MetaBalance, WWW 2022: 0.9); 0 is off."""
 
         def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
             """The core must be a regression among at least two tasks."""
@@ -72,6 +75,8 @@ class HTLNetRule(GradientRule):
         super().__init__(config, tasks, num_groups)
         self.options = config
         self.core = list(tasks).index(config.core)
+        if config.ema:
+            self.register_buffer("norms", torch.zeros(num_groups, len(self.tasks)))
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [G, K] from the Gramian [G, K, K]."""
@@ -84,7 +89,7 @@ class HTLNetRule(GradientRule):
         removed = torch.where(acts & (dot < 0), c.alpha * dot / core2.clamp_min(_TINY), 0.0)
         projected2 = norm2 - 2 * removed * dot + removed.square() * core2
         task2 = projected2 if c.norm_source == "projected" else norm2
-        ratio = (core2 / task2.clamp_min(_TINY)).sqrt().clamp(1 / c.clip if c.clip_two_sided else 0.0, c.clip)
+        ratio = self._ratio(task2).clamp(1 / c.clip if c.clip_two_sided else 0.0, c.clip)
         # Nor is a gradient raised of which the projection left nothing but rounding (it was opposed to the core's).
         scale = torch.where(acts & (task2 > _ROUNDING * norm2), c.gamma * ratio + 1 - c.gamma, 1.0)
         others = torch.ones_like(scale)
@@ -92,3 +97,14 @@ class HTLNetRule(GradientRule):
         weights = scale * others
         weights[:, self.core] = 1 - (scale * removed * others).sum(1)
         return weights
+
+    def _ratio(self, norm2: Tensor) -> Tensor:
+        """Return [G, K], the norm of the core over that of the task, from their squares."""
+        norm = norm2.clamp_min(_TINY).sqrt()
+        if self.options.ema:
+            kept = self.options.ema * self.norms + (1 - self.options.ema) * norm
+            # The first gradient of a task starts its average; a batch without one leaves it as it is.
+            kept = torch.where(self.norms > 0, kept, norm)
+            self.norms.copy_(torch.where(norm2 > _TINY, kept, self.norms))
+            norm = torch.where(self.norms > 0, self.norms, norm)
+        return norm[:, [self.core]] / norm

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.data.arrow import Doubles
+from torchrec_mtl.data.statistics import LabelStatistics
+
+Domain = Literal["real", "non_negative", "positive"]
 
 
 class LossConfig(PluginConfig):
     """Base of the losses' options."""
+
+    @property
+    def domain(self) -> Domain:
+        """Which labels the loss is for; the pass over the data before training refuses all others."""
+        return "real"
 
     def target(self, labels: Doubles) -> Doubles:
         """Return what the loss regresses instead of labels [n], such as their logarithms."""
@@ -33,7 +42,12 @@ class LabelScale:
         log_mean: mean of the logarithms of the labels above 0.
         log_std: their standard deviation.
         quantiles: [Q + 1] quantiles of the labels at even distances, smallest and largest included; empty: unknown.
-        bin_means: [Q] means of the labels between them.
+        shares: [Q + 1] shares of the labels at or below each quantile.
+        bin_means: [Q] means of the labels above each quantile up to the next; where there is none, the next.
+
+    Example:
+        >>> LabelScale.of(LabelStatistics(rows=2, weight=2.0, mean=5.0, std=1.0, positive_rate=1.0)).mean
+        5.0
     """
 
     mean: float = 0.0
@@ -44,19 +58,26 @@ class LabelScale:
     log_mean: float = 0.0
     log_std: float = 1.0
     quantiles: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
     bin_means: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, statistics: LabelStatistics) -> Self:
+        """Take everything from the statistics of the training data."""
+        return cls(**{field.name: getattr(statistics, field.name) for field in dataclasses.fields(cls)})
 
 
 class Loss(nn.Module, ABC):
     """Elementwise loss of one task.
 
-    ``num_outputs`` logits a row are asked of the head (more than one for a distribution); ``kinds`` are the kinds of
-    task that it fits; ``may_be_negative`` says that its value has no lower bound at 0, as that of a density.
+    ``num_outputs`` logits a row are asked of the head (more than one for a distribution), read from the built loss;
+    ``kinds`` are the kinds of task that it fits; ``may_be_negative`` says that its value has no lower bound at 0, as
+    that of a density.
     """
 
     Config: ClassVar[type[LossConfig]]
     kinds: ClassVar[tuple[Literal["binary", "regression"], ...]]
-    num_outputs: ClassVar[int] = 1
+    num_outputs: int = 1
     may_be_negative: ClassVar[bool] = False
 
     def __init__(self, config: LossConfig, scale: LabelScale) -> None:

@@ -2,5 +2,6 @@
 
 from torchrec_mtl.testing.contracts import check_head, check_rule
 from torchrec_mtl.testing.ranks import run_ranks
+from torchrec_mtl.testing.rule_ranks import check_rules_on_ranks
 
-__all__ = ["check_head", "check_rule", "run_ranks"]
+__all__ = ["check_head", "check_rule", "check_rules_on_ranks", "run_ranks"]

@@ -19,7 +19,7 @@ from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.synthetic import make_config
 from torchrec_mtl.embeddings import features_spec
 from torchrec_mtl.features import Features, Jagged
-from torchrec_mtl.gradients.base import RuleConfig
+from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 from torchrec_mtl.heads.base import Head, HeadConfig
 from torchrec_mtl.model import MultiTaskModel, build_model
 from torchrec_mtl.noise import Noise
@@ -210,16 +210,13 @@ def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
-class BlockingRule:
+class BlockingRule(GradientRule):
     """Every task weighs 0: nothing passes the boundary."""
 
     needs = "gramian"
 
     class Config(RuleConfig):
         """No options."""
-
-    def __init__(self, config: Config, tasks: Sequence[str]) -> None:
-        """See the class."""
 
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return zeros [K]."""

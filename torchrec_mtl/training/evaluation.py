@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchrec_mtl.collectives import all_sum, rank, world_size
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.model import StepOutput
+from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.training.metrics import task_metrics
 
 Metrics = dict[str, dict[str, float]]

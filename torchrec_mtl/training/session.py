@@ -22,7 +22,8 @@ from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.losses.base import LabelScale
-from torchrec_mtl.model import Objective, StepOutput, build_model
+from torchrec_mtl.model import build_model
+from torchrec_mtl.objective import Objective, StepOutput
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
 from torchrec_mtl.training.optim import Optimizers
@@ -146,7 +147,7 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
             f"{dist.get_world_size()} ranks do not divide data.streams = {streams}; use {fits} ranks, or set "
             "data.streams to a multiple of the ranks (this changes the order of samples)"
         )
-    scales = {name: LabelScale(s.mean, s.std) for name, s in statistics.labels.items()}
+    scales = {name: LabelScale.of(s) for name, s in statistics.labels.items()}
     model = build_model(config, scales, device=device)
     objective = model.objective
     sharded = shard(model, config, device)

@@ -47,6 +47,11 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
     Raises:
         ValueError: the planner finds no plan, or the tables' optimizer ignores an option.
     """
+    if getattr(config.gradient, "exact", None) == "dense":
+        raise ValueError(
+            "gradient.exact: dense is for tables that are ordinary parameters (build_model(..., tables='cpu')), and a "
+            "run shards and fuses them; use exact: rows, which gives the same Gramian"
+        )
     fuse_sparse_optimizer(model.embeddings.parameters(), config.optim.sparse, device)
     group = dist.group.WORLD
     assert group is not None, "shard() needs a process group; see torchrec_mtl.training.distributed"

@@ -14,8 +14,9 @@ from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.gradients.diagnostics import summarise
 from torchrec_mtl.heads.base import Phase
-from torchrec_mtl.model import StepOutput
+from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.evaluation import Evaluation
 from torchrec_mtl.training.optim import schedule_factor
@@ -154,6 +155,7 @@ class Trainer:
         if self.sinks:
             self._log(output.names, windowed)
         self._window = _Window()
+        self.session.objective.boundary.history.clear()
 
     def _log(self, names: Sequence[str], windowed: Mapping[str, float]) -> None:
         window, objective = self._window, self.session.objective
@@ -165,9 +167,8 @@ class Trainer:
         values["train/lr_factor"] = schedule_factor(
             self.session.config.optim.schedule, self.state.step - 1, self.total_steps
         )
-        if objective.boundary.weights is not None:
-            weights = objective.boundary.weights.mean(0).tolist()
-            values.update({f"train/gradient_weight/{n}": w for n, w in zip(names, weights, strict=True)})
+        gradients = summarise(objective.boundary.history, names, objective.rule.core)
+        values |= {f"train/gradient/{name}": value for name, value in gradients.items()}
         self._write(values)
 
     def _events(self) -> None:

@@ -11,7 +11,7 @@ from torchrec.metrics.metrics_config import MetricsConfig, RecMetricDef, RecMetr
 
 from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.model import StepOutput
+from torchrec_mtl.objective import StepOutput
 
 _METRICS = {
     "binary": (RecMetricEnum.NE, RecMetricEnum.CALIBRATION),

@@ -108,7 +108,9 @@ def test_the_dump_holds_every_default(raw):
     dumped = yaml.safe_load(dump(parse(raw)))
     assert dumped["train"] == TrainConfig().model_dump(mode="json")
     assert dumped["head"] == {"type": "shared_bottom", "shared": [256, 128], "tower": [64], "norm": "none"}
-    assert dumped["tasks"][2]["loss"] == {"type": "mse", "standardize": True, "minimum": None}
+    loss = {"type": "mse", "standardize": True, "transform": "none", "clip": None, "minimum": None}
+    assert dumped["tasks"][2]["loss"] == loss
+    assert (dumped["tasks"][2]["gate"], dumped["tasks"][2]["order"]) == (None, None)
     assert list(dumped) == ["data", "features", "tasks", "bottom", "head", "gradient", "optim", "train", "run_dir"]
 
 

@@ -22,6 +22,34 @@ def test_bce_equals_its_formula():
     torch.testing.assert_close(loss.predict(LOGITS), p)
 
 
+def bce(**options) -> BinaryCrossEntropy:
+    return BinaryCrossEntropy(BinaryCrossEntropy.Config(**options), LabelScale())
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weighted_and_smoothed_bce_equals_its_formula(weight, smoothing):
+    loss, p, y = bce(pos_weight=weight, label_smoothing=smoothing), torch.sigmoid(LOGITS), LABELS
+    soft = y * (1 - smoothing) + smoothing / 2
+    torch.testing.assert_close(loss(LOGITS, y), -weight * soft * p.log() - (1 - soft) * (1 - p).log())
+
+
+def test_default_bce_is_the_plain_one_bit_for_bit():
+    expected = F.binary_cross_entropy_with_logits(LOGITS, LABELS, reduction="none")
+    assert torch.equal(bce()(LOGITS, LABELS), expected)
+    assert torch.equal(bce().predict(LOGITS), torch.sigmoid(LOGITS))
+    assert not bce(pos_weight=2.0).state_dict()  # checkpoints of any weight fit
+
+
+@pytest.mark.parametrize("weight", [0.05, 7.0])
+@pytest.mark.parametrize(("smoothing", "expected"), [(0.0, 0.3), (0.2, 0.34)])
+def test_probabilities_stay_calibrated_under_pos_weight(fit, weight, smoothing, expected):
+    loss = bce(pos_weight=weight, label_smoothing=smoothing)
+    labels = torch.tensor([1.0] * 3 + [0.0] * 7)
+    assert loss.predict(fit(loss, labels))[0].item() == pytest.approx(expected, rel=1e-3)
+    assert loss.predict(torch.zeros(1)).item() == pytest.approx(1 / (1 + weight))
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("alpha", [0.25, 0.75])
 def test_focal_equals_its_formula(alpha, gamma):

@@ -7,7 +7,7 @@ import torch
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.losses.binary import BinaryCrossEntropy
 from torchrec_mtl.losses.regression import MeanSquaredError
-from torchrec_mtl.model import StepOutput
+from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.metrics import binary_metrics
 from torchrec_mtl.training.window import WindowMetrics

@@ -1,0 +1,248 @@
+"""The dense part of a model, one leaf for TorchRec's tracing: boundary, bottom, head, losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+from torchrec_mtl.bottoms.base import Bottom, Representation
+from torchrec_mtl.collectives import all_sum, world_size
+from torchrec_mtl.consistency import Consistency
+from torchrec_mtl.data.batch import Batch
+from torchrec_mtl.embeddings import Embedded, FeatureReader
+from torchrec_mtl.features import Features
+from torchrec_mtl.gradients.base import Exactness, GradientRule
+from torchrec_mtl.gradients.boundary import Boundary
+from torchrec_mtl.heads.base import Head, HeadOutput, Term
+from torchrec_mtl.losses.base import Loss
+
+# Shapes: B batch, K tasks, T tasks and terms.
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss is NaN or infinite; no weight and no optimizer state was updated, on any rank."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step returns beside the losses; everything is detached.
+
+    Attributes:
+        names: of the tasks and terms.
+        losses: [T] unweighted means over all ranks.
+        loss_sums: [T] of this rank.
+        weight_sums: [T] of this rank.
+        predictions: [B, K] on the labels' scale.
+        labels: [B, K].
+        weights: [B, K]; of the metrics, whatever gates the losses have.
+        ids: name -> [B].
+        stop: some rank asked to stop after this step.
+    """
+
+    names: tuple[str, ...]
+    losses: Tensor
+    loss_sums: Tensor
+    weight_sums: Tensor
+    predictions: Tensor
+    labels: Tensor
+    weights: Tensor
+    ids: Mapping[str, Tensor]
+    stop: bool
+
+
+class Objective(nn.Module):
+    """Boundary, bottom, head, and losses: the dense part, free of TorchRec's tracing.
+
+    Args:
+        reader: names the tables' outputs.
+        bottoms: one, or one a task where the head owns its tables.
+        head: representation to logits.
+        losses: one a task.
+        task_weights: one a task.
+        consistency: what ties the tasks together.
+        rule: combines the tasks' gradients.
+        at_representation: the boundary is where the bottom ends, else at the embeddings.
+        seed: of the run.
+        exact: what the Gramian of a rule is of.
+    """
+
+    active: Tensor
+
+    def __init__(
+        self,
+        *,
+        reader: FeatureReader,
+        bottoms: Sequence[Bottom],
+        head: Head,
+        losses: Mapping[str, Loss],
+        task_weights: Sequence[float],
+        consistency: Consistency,
+        rule: GradientRule,
+        at_representation: bool,
+        seed: int,
+        exact: Exactness = "boundary",
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.reader, self.seed, self.at_representation = reader, seed, at_representation
+        self.tasks = tuple(losses)
+        self.bottoms = nn.ModuleList(bottoms)
+        self.head = head
+        self.losses = nn.ModuleList(losses.values())
+        self.consistency = consistency
+        self.names = (*self.tasks, *head.term_names, *consistency.term_names)
+        scale = [*task_weights, *[1.0] * len(head.term_names), *consistency.order_weights]
+        self.register_buffer("active", torch.tensor(scale), persistent=False)
+        self._task_weights = scale
+        self.rule = rule  # its state is the model's
+        self.boundary = Boundary(rule, exact=exact, seed=seed)
+        self.stop_requested = False
+
+    def activate(self, tasks: Sequence[str] | None) -> None:
+        """Let only these tasks' losses count (None: all); the graph stays the same, as data parallel wants it."""
+        on = [1.0 if tasks is None or name in tasks else 0.0 for name in self.names]
+        self.active.copy_(torch.tensor([w * o for w, o in zip(self._task_weights, on, strict=True)]))
+
+    def forward(
+        self, pooled: KeyedTensor | None, unpooled: Mapping[str, JaggedTensor] | None, batch: Batch
+    ) -> tuple[Tensor, StepOutput]:
+        """Return (losses, output): TorchRec's contract; the sum of the losses is what is trained.
+
+        Raises:
+            NonFiniteLossError: on all ranks together, before any update.
+        """
+        embedded = self.reader.read(pooled, unpooled)
+        representation, meeting = self._represent(embedded, batch)
+        out: HeadOutput = self.head(representation)
+        values, weights = self._elementwise(out, batch)
+        losses, output = self._normalise(out, values, weights, batch)
+        if self._weighs:
+            # A task that is off (in this phase, or by its weight) has no loss as far as a rule is concerned.
+            self._prepare(output.losses * (self.active > 0), embedded, batch)
+        if meeting is not None:
+            self.boundary.per_task_passes(losses, meeting)
+        return self._weighed(losses, out), output
+
+    @property
+    def _weighs(self) -> bool:
+        return self.rule.needs != "nothing" and self.training and torch.is_grad_enabled()
+
+    def _prepare(self, losses: Tensor, embedded: Embedded, batch: Batch) -> None:
+        """Tell the boundary what the weights of this step depend on."""
+        at_tables = bool(embedded.shared) and self.rule.needs == "gramian" and not self.at_representation
+        rows = at_tables and self.boundary.exact == "rows"
+        layout = self.reader.layout(embedded) if rows or (at_tables and self.rule.groups == "table") else None
+        ids = self.reader.ids(batch) if rows else None
+        self.boundary.prepare(step=batch.step, losses=losses, layout=layout, ids=ids)
+
+    def _weighed(self, losses: Tensor, out: HeadOutput) -> Tensor:
+        """Return the losses as they are summed: weighed by a rule that needs only losses, with all penalties."""
+        if self._weighs and self.rule.needs == "losses":
+            losses = losses * self.boundary.loss_weights()
+        penalties = list(out.penalties.values())
+        if self._weighs and (own := self.rule.penalty()) is not None:
+            penalties.append(own)
+        return torch.cat([losses, torch.stack(penalties)]) if penalties else losses
+
+    def _represent(self, embedded: Embedded, batch: Batch) -> tuple[Representation, tuple[Tensor, ...] | None]:
+        """Return the representation, and the tensors where per-task passes must meet (None: fan-out, or no rule)."""
+        if not self._weighs or self.rule.needs != "gramian" or (not embedded.shared and not self.at_representation):
+            return self._bottom(self._features(embedded, batch)), None
+        if self.at_representation:
+            representation = self._bottom(self._features(embedded, batch))
+            if not self._can_fan_out:
+                return representation, (representation.shared,)
+            views = self.boundary.fan_out([representation.shared], len(self.tasks))
+            return dataclasses.replace(representation, per_task=tuple(v[0] for v in views)), None
+        if not self._can_fan_out or self.boundary.exact == "dense" or any(True for _ in self.bottoms.parameters()):
+            return self._bottom(self._features(embedded, batch)), embedded.shared
+        views = self.boundary.fan_out(embedded.shared, len(self.tasks))
+        per_view = [self._bottom(self._features(embedded, batch, view)) for view in views]
+        return dataclasses.replace(per_view[0], per_task=tuple(r.of_task(k) for k, r in enumerate(per_view))), None
+
+    @property
+    def _can_fan_out(self) -> bool:
+        return self.head.isolates_tasks and not self.head.reads_features and len(self.names) == len(self.tasks)
+
+    def _features(self, embedded: Embedded, batch: Batch, view: Sequence[Tensor] | None = None) -> Features:
+        return self.reader.features(embedded, batch, self.seed, view)
+
+    def _bottom(self, features: Features) -> Representation:
+        if self.head.tables != "own":
+            representation: Representation = self.bottoms[0](features)
+            return representation
+        own = [bottom(features.select(task=task)).shared for bottom, task in zip(self.bottoms, self.tasks, strict=True)]
+        return Representation(shared=own[0], per_task=tuple(own), features=features)
+
+    def _elementwise(self, out: HeadOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return losses and weights of tasks and terms, [T, B] each; a row of weight 0 cannot bring a NaN in."""
+        values = [
+            loss(out.logits[task], batch.labels[:, k])
+            for k, (task, loss) in enumerate(zip(self.tasks, self.losses, strict=True))
+        ]
+        terms: dict[str, Term] = dict(self.head.terms(out, batch.labels, batch.weights))
+        losses = dict(zip(self.tasks, self.losses, strict=True))
+        terms |= self.consistency.terms(out.logits, losses, batch.weights)
+        extra = [terms[name] for name in self.names[len(self.tasks) :]]
+        values += [term.value for term in extra]
+        own = self.consistency.loss_weights(batch.labels, batch.weights)
+        weights = torch.cat([own.T, *(term.weight.unsqueeze(0) for term in extra)])
+        stacked = torch.stack(values)
+        return torch.where(weights > 0, stacked * weights, torch.zeros_like(stacked)), weights
+
+    def _normalise(self, out: HeadOutput, values: Tensor, weights: Tensor, batch: Batch) -> tuple[Tensor, StepOutput]:
+        """Return losses divided by weight sums over ALL ranks, and the output."""
+        # In an evaluation the sums of many batches are added up, and their rounding would show.
+        dtype = torch.float32 if self.training else torch.float64
+        loss_sums, weight_sums = values.sum(1, dtype=dtype), weights.sum(1, dtype=dtype)
+        if self.training:
+            all_weights, all_losses, stop = self._share(weight_sums, loss_sums.detach(), batch.step)
+        else:
+            all_weights, all_losses, stop = weight_sums, loss_sums, False
+        total = all_weights.clamp_min(torch.finfo(torch.float32).tiny)
+        # Data parallel averages over ranks, hence the world size.
+        losses = loss_sums * (world_size() / total) * self.active
+        return losses, StepOutput(
+            names=self.names,
+            losses=all_losses.detach() / total,
+            loss_sums=loss_sums.detach(),
+            weight_sums=weight_sums,
+            predictions=self._predictions(out),
+            labels=batch.labels,
+            weights=batch.weights,
+            ids=batch.ids,
+            stop=stop,
+        )
+
+    @torch.no_grad()
+    def _predictions(self, out: HeadOutput) -> Tensor:
+        """Return [B, K] on the labels' scale."""
+        columns = [cast(Loss, loss).predict(out.logits[t]) for t, loss in zip(self.tasks, self.losses, strict=True)]
+        return self.consistency.predictions(torch.stack(columns, dim=1))
+
+    def _share(self, weight_sums: Tensor, loss_sums: Tensor, step: int) -> tuple[Tensor, Tensor, bool]:
+        """Return the sums over all ranks, and whether one asks to stop: one all-reduce and one host read a step.
+
+        Raises:
+            NonFiniteLossError: on all ranks together.
+        """
+        bad, stop = (~torch.isfinite(loss_sums)).float(), loss_sums.new_tensor([float(self.stop_requested)])
+        count = len(self.names)
+        shared = all_sum(torch.cat([weight_sums, loss_sums, bad, stop]))
+        *flags, stops = shared[2 * count :].tolist()
+        self._refuse(flags, step)
+        return shared[:count], shared[count : 2 * count], stops > 0
+
+    def _refuse(self, flags: Sequence[float], step: int) -> None:
+        if bad := [name for name, flag in zip(self.names, flags, strict=True) if flag > 0]:
+            raise NonFiniteLossError(
+                f"the loss of {', '.join(bad)} is not finite at step {step}; no weight was updated at this step. "
+                "Lower optim.dense.lr or optim.sparse.lr, set optim.dense.clip_norm, or look for extreme labels "
+                "or inputs"
+            )
