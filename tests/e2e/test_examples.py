@@ -11,6 +11,7 @@ from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
 
 ROWS = 256
+EXAMPLES = ["cdnow/htlnet.yaml", "cdnow/shared_bottom.yaml", "kuairand/htlnet.yaml", "online_retail/htlnet.yaml"]
 
 
 def made_up(config):
@@ -37,10 +38,10 @@ def examples(repository):
 
 def test_there_are_examples(repository):
     names = {str(p.relative_to(repository / "examples")) for p in examples(repository)}
-    assert {"cdnow/htlnet.yaml", "cdnow/shared_bottom.yaml", "kuairand/htlnet.yaml"} <= names
+    assert set(EXAMPLES) <= names
 
 
-@pytest.mark.parametrize("example", ["cdnow/htlnet.yaml", "cdnow/shared_bottom.yaml", "kuairand/htlnet.yaml"])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_trains_two_steps(repository, tmp_path, example):
     path = repository / "examples" / example
     files = [f"data.{split}={tmp_path / 'rows.parquet'}" for split in ("train", "eval", "test")]
