@@ -1,5 +1,6 @@
 """The ladder: unsharded, sharded by either plan, and 2 ranks give the same weights after 20 steps of SGD."""
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def hard_table() -> pa.Table:
     """Nulls everywhere; batches in which rank 1, or everyone, has no row of two tasks, or not a single id."""
     table = make_table(ROWS, seed=1, nulls=True)
     for step, rank in ((3, 1), (5, None)):
-        table = with_values(table, "click", rows_of(ROWS, step, rank=rank), 0)
+        for column in ("click", "long_view", "watch_time"):
+            table = with_values(table, column, rows_of(ROWS, step, rank=rank), 0)
     for step, rank in ((7, 1), (9, None)):
         for column in IDS:
             table = with_values(table, column, rows_of(ROWS, step, rank=rank), None)
@@ -60,7 +62,17 @@ def train_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def hard_config(train_file: str, run_dir: Path, **sections: Any) -> dict[str, Any]:
-    return raw_config(train_file, run_dir, data={"shuffle": False}, **sections)
+    return raw_config(train_file, run_dir, data={"shuffle": False}, train={"log_every": 1}, **sections)
+
+
+def tasks(*, long_view: dict[str, Any] | None = None, watch_time: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The planted tasks over all rows, with further keys."""
+    found = [
+        {"name": "click", "kind": "binary", "label": "click"},
+        {"name": "long_view", "kind": "binary", "label": "long_view", **(long_view or {})},
+        {"name": "watch_time", "kind": "regression", "label": "watch_time", **(watch_time or {})},
+    ]
+    return {"tasks": found}
 
 
 def train_unsharded(raw: dict[str, Any], steps: int = STEPS) -> dict[str, Tensor]:
@@ -112,6 +124,14 @@ CASES: dict[str, dict[str, Any]] = {
     "htlnet_with_gradients_up_the_funnel": {"head": {**HTLNET, "stop_gradient_at": "none"}},
     "two_phases": {"head": {"type": "tests.runs:TwoPhases", "shared": [16], "tower": [8]}},
     "adagrad_tables": {"optim": {"sparse": ADAPTIVE["sparse"], "dense": SGD["dense"]}},
+    "rows": {"gradient": {**RULE, "exact": "rows"}},
+    "gate_and_order": tasks(
+        long_view={"order": {"below": "click"}}, watch_time={"gate": "click", "loss": {"type": "gamma"}}
+    ),
+    "zero_inflated": tasks(watch_time={"loss": {"type": "zero_inflated_lognormal"}}),
+    "pcgrad": {"gradient": {"type": "pcgrad"}},
+    "gradnorm": {"gradient": {"type": "gradnorm"}},
+    "metabalance_rows": {"gradient": {"type": "metabalance", "core": "watch_time", "exact": "rows"}},
 }
 
 
@@ -125,3 +145,16 @@ def test_two_ranks_equal_one_process(train_file: str, tmp_path: Path, case: str)
     assert all(torch.isfinite(value).all() for value in one.values())
     # Row-wise Adagrad divides by the root of its state, which is small where gradients are.
     assert max(found.values()) < (1e-5 if case == "adagrad_tables" else BOUND)
+    assert_same_decisions(tmp_path / "1", tmp_path / "2")
+
+
+def assert_same_decisions(one: Path, other: Path) -> None:
+    """The rule took the same branches, and came to the same weights, at every step."""
+    steps = [
+        [{k: v for k, v in json.loads(line).items() if k.startswith("train/gradient/")} for line in file]
+        for file in ((run_dir / "metrics.jsonl").read_text().splitlines() for run_dir in (one, other))
+    ]
+    assert len(steps[0]) >= STEPS
+    for a, b in zip(*steps, strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-4)
+        assert {k: v for k, v in a.items() if "conflict/" in k} == {k: v for k, v in b.items() if "conflict/" in k}

@@ -10,6 +10,7 @@ import torch
 from tests.runs import (
     ADAPTIVE,
     BATCH,
+    RULE,
     assert_equal,
     differences,
     raw_config,
@@ -81,6 +82,44 @@ def test_resume_continues_bit_identically(files: dict[str, str], tmp_path: Path,
     again = train_ranks(parts, world_size)
     assert not again.trained
     assert again.evaluation == resumed.evaluation
+
+
+# Moving averages of norms, draws and targets, a parameter trained by the dense optimizer; with the penalty of an order.
+RULES: dict[str, dict[str, Any]] = {
+    "rule.norms": {"gradient": {**RULE, "ema": 0.9, "exact": "rows"}},
+    "rule.target": {"gradient": {"type": "gradvac"}},
+    "rule.log_variance": {"gradient": {"type": "uncertainty"}},
+}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("state", RULES)
+def test_a_rule_resumes_with_what_it_remembers(
+    files: dict[str, str], tmp_path: Path, state: str, world_size: int
+) -> None:
+    whole, parts = (few_steps(files, tmp_path / name, **RULES[state]) for name in ("whole", "parts"))
+    train_ranks(whole, world_size)
+    assert run_ranks(train_until, world_size, parts, 3, 0) == ["stopped after step 3"] * world_size
+    in_middle = rule_state(tmp_path / "parts", state)
+    train_ranks(parts, world_size)
+    assert_equal(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+    lines = events(tmp_path / "whole")
+    assert lines == events(tmp_path / "parts")
+    assert len(lines) == EPOCH_STEPS
+    assert all("train/loss/long_view<=click" in line for line in lines)
+    assert not torch.equal(in_middle, rule_state(tmp_path / "parts", state))
+
+
+def few_steps(files: dict[str, str], run_dir: Path, **sections: Any) -> dict[str, Any]:
+    """One epoch without evaluation; long views are held below clicks."""
+    raw = raw_config(files["train"], run_dir, optim=ADAPTIVE, train={"log_every": 1}, **sections)
+    raw["tasks"][1]["order"] = {"below": "click"}
+    return raw
+
+
+def rule_state(run_dir: Path, name: str) -> torch.Tensor:
+    (found,) = (value for key, value in saved(run_dir).items() if key.startswith("model.") and key.endswith(name))
+    return found
 
 
 def test_two_ranks_continue_on_one_and_back(files: dict[str, str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's commands and Python, run as they stand."""
+"""The documents' commands and Python, run as they stand."""
 
 import os
 import re
@@ -13,8 +13,8 @@ import pytest
 _LEFT_OUT = ("make test", "make train", "source ", "torchrec-mtl serve")
 
 
-def blocks(repository, language):
-    text = (repository / "README.md").read_text()
+def blocks(repository, language, document="README.md"):
+    text = (repository / document).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -55,7 +55,14 @@ def test_the_python_of_the_readme_runs(repository):
     names = {}  # a later block goes on where an earlier one ended
     for block in blocks(repository, "python"):
         exec(compile(block, "README.md", "exec"), names)
-    assert "boundary" in names
+    assert int(names["hook"].steps) == 1
+
+
+def test_the_python_of_the_gradient_rules_runs(repository):
+    found = blocks(repository, "python", "docs/gradient_rules.md")
+    for block in found:
+        exec(compile(block, "gradient_rules.md", "exec"), {})
+    assert len(found) == 2
 
 
 def test_the_yaml_of_the_readme_is_a_config(repository, tmp_path):

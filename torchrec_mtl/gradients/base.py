@@ -20,8 +20,8 @@ class RuleConfig(PluginConfig):
     at: Literal["embeddings", "representation"] = "embeddings"
     """Where the tasks' gradients meet: at the embeddings, or, cheaper, where the bottom ends."""
     exact: Exactness = "boundary"
-    """Gramian of the gradients at the boundary, of the true gradients of table rows (a row looked up twice counts
-    once), or, for tables that are ordinary parameters, of their dense gradients (for tests)."""
+    """What the Gramian is of: gradients at the boundary; true gradients of table rows, summed over all lookups of a row
+    on all ranks; or dense gradients of tables that are ordinary parameters (for tests)."""
 
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Return what makes this rule impossible for these tasks; each with the remedy."""

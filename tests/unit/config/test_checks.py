@@ -94,6 +94,39 @@ TASKS = {
         "tasks: the weight of every task is 0, so that nothing is trained; give one a positive weight"
     ),
 }
+GATES = {
+    "tasks.2.gate=clik": "tasks.2.gate: no task is called 'clik'. Did you mean 'click'?",
+    "tasks.2.gate=xyz": "tasks.2.gate: no task is called 'xyz'. Known: click, long_view, watch_time.",
+    "tasks.2.gate=watch_time": "tasks.2.gate: 'watch_time' is a regression; name a binary task",
+    "tasks.1.gate=click": (
+        "tasks.1.gate: 'long_view' is a binary task; a gate says whether a number is above 0. Remove it"
+    ),
+    "tasks.0={name: spend, kind: regression, label: spend, gate: long_view}": (
+        "tasks.0.gate: 'long_view' must come before 'spend'; list tasks in causal order"
+    ),
+    "tasks.2={name: watch_time, kind: regression, label: watch_time, space: click, gate: long_view}": (
+        "tasks.2.gate: 'long_view' and 'watch_time' are defined on other rows (space: None and click), so that "
+        "P(gate) E[y | y > 0] is no mean of 'watch_time'; give both the same space"
+    ),
+    "tasks.1={name: long_view, kind: binary, label: long_view, space: click, gate: click}": (
+        "tasks.1.gate: 'long_view' is a binary task; a gate says whether a number is above 0. Remove it"
+    ),
+}
+ORDERS = {
+    "tasks.1.order.below=clik": "tasks.1.order.below: no task is called 'clik'. Did you mean 'click'?",
+    "tasks.1.order.below=watch_time": "tasks.1.order.below: 'watch_time' is a regression; name a binary task",
+    "tasks.0.order.below=long_view": (
+        "tasks.0.order.below: 'long_view' must come before 'click'; list tasks in causal order"
+    ),
+    "tasks.1.order.below=long_view": (
+        "tasks.1.order.below: 'long_view' must come before 'long_view'; list tasks in causal order"
+    ),
+    "tasks.2.order.below=click": (
+        "tasks.2.order: 'watch_time' is a regression; only probabilities can be ordered. Remove it"
+    ),
+    "tasks.1.order={below: click, weight: 0}": "tasks.1.order.weight: expected a number above 0 (found 0)",
+    "tasks.1.order={}": "tasks.1.order.below: missing. Earlier binary task that holds wherever this one does.",
+}
 TRAINING = {
     "data.batch_size=100": "data.batch_size: 100 is not a multiple of data.streams = 8; take 96, or data.streams = 5",
     "data.eval_batch_size=4": (
@@ -135,9 +168,32 @@ RULES = {
     (RULE, "gradient.at=representation", f"head={PLUGINS}:Reader"): (
         f"gradient.at: head '{PLUGINS}:Reader' reads features past the representation; use at: embeddings"
     ),
+    (RULE, "gradient.exact=row"): (
+        "gradient.exact: expected boundary, rows or dense, found 'row'. Did you mean 'rows'?"
+    ),
+    **{
+        (f"gradient={{type: {rule}, exact: rows}}",): (
+            f"gradient.exact: '{rule}' looks at no gradients; remove this key"
+        )
+        for rule in ("sum", "uncertainty", "dwa", "famo")
+    },
+    **{
+        (RULE, "gradient.at=representation", f"gradient.exact={exact}"): (
+            f"gradient.exact: '{exact}' is about rows of tables, which at: representation never sees; remove one"
+        )
+        for exact in ("rows", "dense")
+    },
 }
 FINE = [
     (RULE,),
+    (RULE, "gradient.exact=rows"),
+    (RULE, "gradient.exact=dense"),
+    (RULE, "gradient={type: htlnet, core: watch_time, ema: 0.9}"),
+    ("gradient={type: metabalance, core: watch_time, exact: rows}",),
+    ("tasks.2.gate=click",),
+    ("tasks.2.gate=long_view", "tasks.2.loss=lognormal", "tasks.1.order.below=click"),
+    ("tasks.1.space=in_sample", "tasks.2.space=in_sample", "tasks.2.gate=long_view"),
+    ("tasks.1.space=click", "tasks.1.order={below: click, weight: 2}"),  # an order holds where both are defined
     (RULE, "gradient.at=representation"),
     ("head=single_task",),
     ("data.group=user_id", "data.keys=[user_id, item_id]"),  # grouped by what is also an input
@@ -150,7 +206,7 @@ FINE = [
 ]
 
 
-@pytest.mark.parametrize(("override", "expected"), {**FEATURES, **TASKS, **TRAINING}.items())
+@pytest.mark.parametrize(("override", "expected"), {**FEATURES, **TASKS, **GATES, **ORDERS, **TRAINING}.items())
 def test_sections_are_checked_against_each_other(problems, override, expected):
     expected = [expected] if isinstance(expected, str) else list(expected)
     assert sorted(problems(override)) == sorted(expected)

@@ -1,5 +1,6 @@
 """HTLNet's rule on Gramians equals the paper's algorithm on the gradients themselves."""
 
+import copy
 import math
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.gradients.boundary import Boundary
 from torchrec_mtl.gradients.htlnet import HTLNetRule
 from torchrec_mtl.gradients.sum import SumRule
+from torchrec_mtl.testing import run_ranks
 
 DIM = 12
 
@@ -104,6 +108,23 @@ def test_magnitude_step_scales_by_the_clipped_ratio_of_norms(ratio, gamma, clip,
         assert 0.90 <= factor <= 1.90 + 1e-9  # 0.91 where the clip is two-sided
 
 
+@given(task=st.floats(1e-3, 1e3), core=st.floats(1e-3, 1e3), cosine=st.floats(-0.95, 1))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_with_default_options_no_task_grows_or_shrinks_beyond_the_clip(task, core, cosine):
+    gradients = pair(cosine, task, core)
+    projected = adjusted(gradients, 1, options(1, gamma=0.0))[0].norm()
+    factor = (combined(gradients, options(1)) - gradients[1]).norm() / projected
+    assert 0.91 - 1e-6 <= factor <= 1.90 + 1e-6
+
+
+def test_raw_norms_are_those_before_the_direction_step():
+    task, core = pair(-0.8, task_norm=2.0, core_norm=1.0)
+    moved = combined([task, core], options(1, alpha=1.0, gamma=1.0, norm_source="raw")) - core
+    assert moved.norm().item() == pytest.approx(0.6 * 2.0 * 0.5)  # the projection left 0.6 of 2, the ratio is 1 / 2
+    moved = combined([task, core], options(1, alpha=1.0, gamma=1.0)) - core
+    assert moved.norm().item() == pytest.approx(1.0)
+
+
 def test_full_strength_without_clip_gives_every_task_the_norm_of_the_core():
     gradients = list(normal(4, DIM) * torch.tensor([[0.01], [5.0], [100.0], [1.0]]).double())
     c = options(3, alpha=1.0, gamma=1.0, clip=1e9)
@@ -117,6 +138,16 @@ def test_without_conflict_and_magnitude_step_every_task_weighs_one():
     gramian = torch.tensor([[[2.0, -9.0, 0.5], [-9.0, 50.0, 0.0], [0.5, 0.0, 1.0]]])
     weights = rule(3, options(2, gamma=0.0)).weights(gramian, torch.zeros(3))
     assert torch.equal(weights, torch.ones(1, 3))
+
+
+def test_without_conflict_and_magnitude_step_a_backward_is_the_plain_one():
+    def gradient(boundary):
+        table = torch.arange(12.0).view(4, 3).requires_grad_()
+        a, b = (table, table) if boundary is None else (v[0] for v in boundary.fan_out([table], 2))
+        (a.sigmoid().sum() + (b * 0.3).exp().sum()).backward()
+        return table.grad
+
+    assert torch.equal(gradient(Boundary(rule(2, options(1, gamma=0.0)))), gradient(None))
 
 
 def test_the_core_is_never_changed():
@@ -158,6 +189,119 @@ def test_groups_of_tables_are_adjusted_apart():
     r = rule(2, options(1))
     each = torch.cat([r.weights(g.unsqueeze(0), torch.zeros(2)) for g in gramians])
     assert torch.equal(r.weights(gramians, torch.zeros(2)), each)
+
+
+# Moving averages of the norms.
+
+
+def with_averages(steps, core, c):
+    """Algorithm 1 with moving averages in Eq. 17, on dense gradients: the combined gradient of each step."""
+    means, result = {}, []
+    for gradients in steps:
+        g_core, moved = gradients[core], []
+        for t, g in enumerate(gradients):
+            conflict = t != core and g @ g_core < 0
+            moved.append(g - c.alpha * (g @ g_core) / (g_core @ g_core) * g_core if conflict else g)
+            if g.norm() > 0:
+                norm = g.norm() if c.norm_source == "raw" else moved[t].norm()
+                means[t] = c.ema * means.get(t, norm) + (1 - c.ema) * norm
+        for t, g in enumerate(moved):
+            if t != core and g.norm() > 0 and g_core.norm() > 0:
+                moved[t] = (c.gamma * (means[core] / means[t]).clamp(1 / c.clip, c.clip) + 1 - c.gamma) * g
+        result.append(sum(moved))
+    return result
+
+
+def history(num_tasks=3, num_steps=20):
+    """Gradients of steps; norms wander, and now and then a task, or the core, has none."""
+    g = torch.Generator().manual_seed(7)
+    steps = normal(num_steps, num_tasks, DIM, seed=4) * torch.rand(num_steps, num_tasks, 1, generator=g) * 10
+    gone = torch.rand(num_steps, num_tasks, 1, generator=g) < 0.2
+    gone[0, 0] = gone[3, num_tasks - 1] = True  # a first gradient that comes late; a core's that is missing
+    return [list(step) for step in steps.masked_fill(gone, 0.0)]
+
+
+def combined_by(r, gradients):
+    stack = torch.stack(gradients)
+    return (r.weights((stack @ stack.T).unsqueeze(0), torch.zeros(len(gradients))) @ stack).squeeze(0)
+
+
+@pytest.mark.parametrize("source", ["projected", "raw"])
+@pytest.mark.parametrize(("ema", "gamma", "clip"), [(0.9, 1.0, 1e6), (0.5, 0.4, 2.0)])
+def test_moving_averages_stand_for_the_norms(source, ema, gamma, clip):
+    c = options(2, ema=ema, gamma=gamma, clip=clip, norm_source=source)
+    r, steps = rule(3, c), history()
+    for step, (gradients, expected) in enumerate(zip(steps, with_averages(steps, 2, c))):
+        torch.testing.assert_close(combined_by(r, gradients), expected, rtol=1e-5, atol=1e-5, msg=f"step {step}")
+    plain = rule(3, options(2, gamma=gamma, clip=clip, norm_source=source))
+    assert not torch.allclose(combined_by(plain, steps[-1]), combined_by(r, steps[-1]), rtol=1e-2)
+
+
+def test_the_first_gradient_starts_an_average_and_none_leaves_it():
+    r = rule(2, options(1, alpha=0.0, ema=0.9))
+    zero = torch.zeros(DIM, dtype=torch.float64)
+    task, core = pair(0.5, task_norm=3.0, core_norm=2.0)
+    combined_by(r, [zero, core])
+    assert r.norms.tolist() == [[0.0, pytest.approx(2.0)]]
+    combined_by(r, [task, 2 * core])
+    assert r.norms.tolist() == [[pytest.approx(3.0), pytest.approx(2.2)]]
+    combined_by(r, [zero, zero])
+    assert r.norms.tolist() == [[pytest.approx(3.0), pytest.approx(2.2)]]
+
+
+def test_averages_resume_bit_by_bit():
+    c, steps = options(2, ema=0.9, gamma=0.5), history()
+    whole, first = rule(3, c), rule(3, c)
+    expected = [combined_by(whole, g) for g in steps]
+    for g in steps[:9]:
+        combined_by(first, g)
+    resumed = rule(3, c)
+    assert list(first.state_dict()) == ["norms"]
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert all(torch.equal(combined_by(resumed, g), e) for g, e in zip(steps[9:], expected[9:]))
+
+
+def test_averages_are_kept_for_each_group_of_tables():
+    x = [normal(2, 3, DIM, seed=seed) for seed in range(5)]
+    c = options(2, ema=0.7, gamma=1.0)
+    both, apart = HTLNetRule(c, "012", num_groups=2), [rule(3, c), rule(3, c)]
+    for grams in (y @ y.transpose(1, 2) for y in x):
+        each = torch.cat([r.weights(g.unsqueeze(0), torch.zeros(3)) for r, g in zip(apart, grams)])
+        assert torch.equal(both.weights(grams, torch.zeros(3)), each)
+
+
+def test_without_averages_there_is_no_state():
+    assert not rule(3, options(2)).state_dict()
+    with pytest.raises(ValueError, match="below 1"):
+        options(2, ema=1.0)
+
+
+# Ranks, and configs that cannot work.
+
+
+def decide(ema):
+    """Runs in a rank, on its rows of a global batch: Gramians and weights of some steps."""
+    boundary, ranks = Boundary(rule(3, options(2, gamma=0.5, ema=ema))), world_size()
+    for step in range(8):
+        # Data parallel averages over ranks, so that each rank's gradients are `ranks` times its part.
+        whole = normal(3, 8, 4, seed=step).float()
+        mine = ranks * whole[:, rank() * 8 // ranks : (rank() + 1) * 8 // ranks]
+        boundary.combine([[g] for g in mine])
+    return [torch.cat(values) for values in zip(*boundary.history)]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_two_ranks_take_the_branches_and_weights_of_one(ema):
+    ((gramians, weights),) = run_ranks(decide, 1, ema)
+    for found_gramians, found in run_ranks(decide, 2, ema):
+        assert torch.equal(found_gramians[:, 2] < 0, gramians[:, 2] < 0)
+        torch.testing.assert_close(found, weights)
+    assert (gramians[:, 2] < 0).any()
+
+
+def test_a_core_alone_is_a_plain_regressor():
+    assert rule(1, options(0, gamma=1.0)).weights(torch.tensor([[[4.0]]]), torch.zeros(1)).tolist() == [[1.0]]
 
 
 def task(name, kind):

@@ -18,7 +18,7 @@ ROWS = 5
 
 
 class World:
-    """Three pooled fields of two tables, columns in another order than ids; two sequences, one in a table of its own."""
+    """Three pooled fields of two tables; two sequences, one in a table of its own."""
 
     def __init__(self, lengths, draw, rows=ROWS):
         names, dims = order_tables(DIMS)

@@ -1,6 +1,9 @@
 """HTLNet against a dense reference written from the paper's equations, and its properties."""
 
 import math
+import re
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +13,25 @@ from pydantic import ValidationError
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import PluginConfig
+from torchrec_mtl.config.load import parse
+from torchrec_mtl.config.overrides import apply_overrides
 from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.data.synthetic import make_config
 from torchrec_mtl.features import Features, FeaturesSpec
 from torchrec_mtl.heads.htlnet import HTLNet, InformationFusionUnit, LabelEmbeddingUnit, Temperature
+from torchrec_mtl.model import build_model
 from torchrec_mtl.noise import Noise
 
 TASKS = ("click", "long_view", "watch")
 B, D, H, L, TAU = 6, 5, 4, 3, 0.7
+
+
+# What is passed down the funnel, and how: the ablations of the architecture.
+PARTS = [
+    {"leu": leu, "ifu_rep": rep, "ifu_mode": mode}
+    for leu, rep, mode in product((True, False), (True, False), ("attention", "concat"))
+]
+MODES, STOPS = ("gumbel", "tempered", "raw"), ("source", "leu_output", "fused", "none")
 
 
 def make_head(tasks=TASKS, **options) -> HTLNet:
@@ -39,24 +54,27 @@ def affine(x, state, name):
     return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
 
-def reference(state, e, label_weight):
+def reference(state, e, label_weight, *, ifu_rep=True, leu=True, ifu_mode="attention"):
     """Sections 1.3 to 1.5: ``label_weight(t, z)`` is the weight of label 1."""
     reps, labels, logits = [], [], []
     for t in range(len(TASKS)):
-        inputs = [e]
-        for u, passed in reversed(list(enumerate((reps, labels)))):
-            if t:
+        inputs = []
+        for u, passed in enumerate([reps] * ifu_rep + [labels] * leu):
+            if t and ifu_mode == "attention":
                 x = torch.stack(passed, 1)
                 h1, h2, h3 = (affine(x, state, f"fusions.{t - 1}.{u}.h{i}") for i in (1, 2, 3))
                 a = torch.exp((h2 * h3).sum(-1) / math.sqrt(H))
-                inputs.insert(0, ((a / a.sum(1, keepdim=True)).unsqueeze(2) * h1).sum(1))
+                passed = [((a / a.sum(1, keepdim=True)).unsqueeze(2) * h1).sum(1)]
+            inputs += passed
+        inputs.append(e)
         rep = torch.relu(affine(torch.cat(inputs, 1), state, f"first.{t}.linears.0"))
         hidden = torch.relu(affine(rep, state, f"rest.{t}.linears.0"))
         logits.append(affine(hidden, state, f"last.{t}").squeeze(1))
         if t + 1 < len(TASKS):
             w = label_weight(t, logits[t]).unsqueeze(1)
             reps.append(rep)
-            labels.append(torch.cat([w, 1 - w], 1) @ state[f"units.{t}.embedding"])
+            if leu:
+                labels.append(torch.cat([w, 1 - w], 1) @ state[f"units.{t}.embedding"])
     return torch.stack(logits)
 
 
@@ -94,17 +112,11 @@ def stacked(head, inputs):
         ("raw", False, raw),
     ],
 )
-def test_forward_equals_the_equations(mode, training, weight):
-    head, inputs = make_head(leu_mode=mode).train(training), make_inputs()
-    expected = reference(head.state_dict(), inputs.shared, weight)
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_forward_equals_the_equations(parts, mode, training, weight):
+    head, inputs = make_head(leu_mode=mode, **parts).train(training), make_inputs()
+    expected = reference(head.state_dict(), inputs.shared, weight, **parts)
     torch.testing.assert_close(stacked(head, inputs), expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("stop", ["source", "leu_output", "fused", "none"])
-def test_stop_gradient_changes_no_value(stop):
-    inputs = make_inputs()
-    same = stacked(make_head(), inputs)
-    torch.testing.assert_close(stacked(make_head(stop_gradient_at=stop), inputs), same)
 
 
 def test_each_tower_reads_its_own_representation():
@@ -119,27 +131,95 @@ def test_each_tower_reads_its_own_representation():
         assert (before[t] != after[t]).any()
 
 
-def test_concat_mode_reads_everything_side_by_side():
-    head, inputs = make_head(ifu_mode="concat", leu_mode="raw"), make_inputs()
-    state, e = head.state_dict(), inputs.shared
-    rep = torch.relu(affine(e, state, "first.0.linears.0"))
-    p = torch.sigmoid(affine(torch.relu(affine(rep, state, "rest.0.linears.0")), state, "last.0"))
-    label = p * state["units.0.embedding"][0] + (1 - p) * state["units.0.embedding"][1]
-    second = torch.relu(affine(torch.cat([rep, label, e], 1), state, "first.1.linears.0"))
-    expected = affine(torch.relu(affine(second, state, "rest.1.linears.0")), state, "last.1").squeeze(1)
-    torch.testing.assert_close(head(inputs).logits["long_view"], expected)
-    assert state["first.2.linears.0.weight"].shape == (H, 2 * (H + L) + D)
-
-
 @pytest.mark.parametrize(
     ("options", "width"),
-    [({"leu": False}, H), ({"ifu_rep": False}, H), ({"leu": False, "ifu_rep": False}, 0), ({}, 2 * H)],
+    [
+        ({}, (2 * H, 2 * H)),
+        ({"leu": False}, (H, H)),
+        ({"ifu_rep": False}, (H, H)),
+        ({"leu": False, "ifu_rep": False}, (0, 0)),
+        ({"ifu_mode": "concat"}, (H + L, 2 * (H + L))),
+        ({"ifu_mode": "concat", "leu": False}, (H, 2 * H)),
+        ({"ifu_mode": "concat", "ifu_rep": False}, (L, 2 * L)),
+    ],
 )
-def test_ablations_narrow_what_a_tower_reads(options, width):
-    head = make_head(**options)
-    assert head.first[0].linears[0].in_features == D
-    assert [m.linears[0].in_features for m in head.first[1:]] == [width + D, width + D]
-    assert len(head.units) == (2 if options.get("leu", True) else 0)
+def test_ablations_change_what_a_tower_reads_and_nothing_else(options, width):
+    whole, head = make_head().state_dict(), make_head(**options).state_dict()
+    widths = [head[f"first.{t}.linears.0.weight"].shape[1] - D for t in range(3)]
+    assert widths == [0, *width]
+    gone = {
+        *(k for k in whole if k.startswith("units.") and not options.get("leu", True)),
+        *(k for k in whole if k.startswith("fusions.") and options.get("ifu_mode") == "concat"),
+        # Where one of two sources is left, its unit is the first.
+        *(k for k in whole if k.split(".")[0] == "fusions" and k.split(".")[2] == "1" and False in options.values()),
+        *(k for k in whole if k.split(".")[0] == "fusions" and list(options.values()).count(False) == 2),
+    }
+    assert whole.keys() - gone == head.keys()
+    resized = {k for k in head if whole[k].shape != head[k].shape}
+    assert all(k.startswith(("first.1", "first.2", "fusions.")) for k in resized)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_every_combination_trains_with_finite_gradients_and_stops_where_it_says(parts, stop, mode):
+    head, same = (make_head(leu_mode=mode, **parts, **s) for s in ({"stop_gradient_at": stop}, {}))
+    inputs = make_inputs(per_task=True)
+    for name, p in (*head.named_parameters(), *same.named_parameters()):
+        if name.startswith(("first", "rest")) and name.endswith("bias"):
+            p.data.fill_(3.0)  # no ReLU is off
+    assert torch.equal(stacked(head, inputs), stacked(same, inputs))
+    passes = parts["leu"] or parts["ifu_rep"]
+    found = torch.autograd.grad(
+        head(inputs).logits["watch"].sum(), inputs.per_task, allow_unused=True, materialize_grads=True
+    )
+    assert [bool(g.any()) for g in found] == [passes and stop == "none"] * 2 + [True]
+    stacked(head, inputs).square().sum().backward()
+    gradients = {name: p.grad for name, p in head.named_parameters() if p.grad is not None}
+    assert all(g.isfinite().all() for g in gradients.values())
+    trained = {name.split(".")[0] for name, g in gradients.items() if g.any()}
+    frozen = {"fused": {"units", "fusions"}, "leu_output": {"units"}}.get(stop, set())
+    assert trained == {name.split(".")[0] for name, _ in head.named_parameters()} - frozen
+
+
+# Ablations of the paper (Tables 3 to 5, Fig. 4), by configuration alone; docs/gradient_rules.md lists the lines.
+ABLATIONS = {
+    "no label embedding": ["head.leu=false"],
+    "no task representation": ["head.ifu_rep=false"],
+    "no fusion": ["head.leu=false", "head.ifu_rep=false"],
+    "concat": ["head.ifu_mode=concat"],
+    "stop at leu_output": ["head.stop_gradient_at=leu_output"],
+    "stop at fused": ["head.stop_gradient_at=fused"],
+    "stop nowhere": ["head.stop_gradient_at=none"],
+    "raw": ["head.leu_mode=raw"],
+    "tempered": ["head.leu_mode=tempered"],
+    "published temperature": ["head.temperature={schedule: steps}"],
+    "rule off": ["gradient={type: sum}"],
+    "direction only": ["gradient.gamma=0"],
+    "magnitude only": ["gradient.alpha=0"],
+    "shared bottom with the rule": ["head=shared_bottom"],
+    "gradient surgery": ["gradient=pcgrad"],
+    "metabalance": ["gradient={type: metabalance, core: watch_time}"],
+}
+
+
+def test_the_documents_list_the_ablations():
+    text = Path(__file__).parents[3].joinpath("docs", "gradient_rules.md").read_text(encoding="utf-8")
+    rows = text.split("| ablation | override |")[1].split("\n\n")[0].splitlines()[2:]
+    assert [re.findall("`([^`]+)`", row.split("|")[2]) for row in rows] == list(ABLATIONS.values())
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_ablations_are_lines_of_a_config(ablation):
+    raw = make_config("train.parquet", run_dir="runs/test")
+    raw |= {"head": {"type": "htlnet", "tower": [4, 3]}, "gradient": {"type": "htlnet", "core": "watch_time"}}
+    whole = parse(raw)
+    assert apply_overrides(raw, ABLATIONS[ablation]) == []
+    config = parse(raw)
+    changed = {name for name in type(config).model_fields if getattr(config, name) != getattr(whole, name)}
+    assert changed == {line.partition("=")[0].partition(".")[0] for line in ABLATIONS[ablation]}
+    head = build_model(config, {}).objective.head
+    assert (type(head) is HTLNet) == (config.head.type == "htlnet")
 
 
 def gradients(head, task, inputs):
