@@ -4,8 +4,8 @@
 
 One model per rule on the same tables, data in memory, through TorchRec's pipeline with fused optimizers: 20 features of
 one id each and a list of up to 20, table width 16, batch 1024, ids drawn from a Zipf law so that they repeat. Head
-`htlnet` (its towers are disjoint, so that gradients are told apart in the one backward) and, with `--head`, others. One
-thread; rules are interleaved within each repeat; medians of the ratios. `--profile RULE` prints where a step's time goes.
+`htlnet` (its towers are disjoint, so that gradients are told apart in the one backward), or another with `--head`. One
+thread; rules are interleaved within each repeat; medians of the ratios. `--profile RULE` prints where the time goes.
 """
 
 from __future__ import annotations
@@ -149,9 +149,8 @@ def measure(num_tasks: int, options: argparse.Namespace, device: torch.device) -
             took = seconds(session, batches)
             if repeat:  # the first warms up
                 times[i].append(took)
-    print(
-        f"\n{num_tasks} tasks, head {options.head}\n\n| rule | cut, exact | samples/s | ratio to sum |\n| --- | --- | --- | --- |"
-    )
+    print(f"\n{num_tasks} tasks, head {options.head}\n")
+    print("| rule | cut, exact | samples/s | ratio to sum |\n| --- | --- | --- | --- |")
     for variant, took in zip(chosen, times, strict=True):
         ratios = [base / t for base, t in zip(times[0], took, strict=True)]
         speed = options.batch_size * options.steps / statistics.median(took)

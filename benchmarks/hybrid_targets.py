@@ -4,9 +4,9 @@ r"""Does the label embedding help? Does the gradient rule? Does it still, once t
 
 Rows are models: heads, ablations of HTLNet, and every continuous loss under HTLNet, with and without its rule. Each row
 tries the same three learning rates (the example's, half, and twice that) once, with a seed of its own, is scored on the
-validation rows (mean of the binary tasks' AUC and the core's Gini), and trains five seeds at its best one; test rows are
-read by these only. Results are appended to `RUNS/hybrid-DATA.jsonl` as they come and are not repeated; interrupt at will.
-Printed: mean and 95 % interval (Student's t over seeds) of AUC, NRMSE, NMAE, Spearman, Gini and calibration of the core,
+validation rows (mean of the binary tasks' AUC and the core's Gini), and trains five seeds at its best one; these alone
+read the test rows. Results are appended to `RUNS/hybrid-DATA.jsonl` as they come and not repeated: interrupt at will.
+Printed: mean and 95 % interval (Student's t over seeds) of AUC, NRMSE, NMAE, Spearman, Gini, calibration of the core,
 then the questions as paired differences by seed, then what the rule saw in the gradients.
 """
 
@@ -233,9 +233,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrec"))
-    print(
-        f"seeds {options.seeds}; Python {platform.python_version()}, {versions}; {platform.platform()}, {os.cpu_count()} cores"
-    )
+    print(f"seeds {options.seeds}; Python {platform.python_version()}, {versions}")
+    print(f"{platform.platform()}, {os.cpu_count()} cores, one thread")
     measured = {data: measure(data, options) for data in options.data}
     for data, found in measured.items():
         show(data, found)

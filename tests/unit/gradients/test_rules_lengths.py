@@ -99,5 +99,5 @@ def test_metabalance_leaves_tables_alone_that_the_core_does_not_reach():
 def test_metabalance_wants_its_core_among_two_tasks_or_more():
     tasks = [TaskConfig(name=t, kind="binary", label=t, loss=PluginConfig(type="bce")) for t in ("click", "like")]
     assert MetaBalanceRule.Config(core="click").problems(tasks) == []
-    assert "no task 'clik'. Did you mean 'click'?" in MetaBalanceRule.Config(core="clik").problems(tasks)[0]
+    assert "no task 'clickk'. Did you mean 'click'?" in MetaBalanceRule.Config(core="clickk").problems(tasks)[0]
     assert "needs two tasks" in MetaBalanceRule.Config(core="click").problems(tasks[:1])[0]
