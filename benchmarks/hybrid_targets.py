@@ -13,6 +13,7 @@ then the questions as paired differences by seed, then what the rule saw in the 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -29,7 +30,7 @@ import torch
 from rich.console import Console
 from scipy.stats import t as student
 
-from torchrec_mtl.config.load import load_config
+from torchrec_mtl.config.load import dump, load_config
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
@@ -151,9 +152,11 @@ class Log:
 
     def get(self, config: str, words: Sequence[str], seed: int, on: str) -> Result:
         """Return a result, made now if it is not there."""
-        key = {"words": list(words), "seed": seed, "on": on}
+        # The whole config, so that an edited YAML is not answered with old results.
+        whole = hashlib.blake2b(dump(load_config(config, words)).encode(), digest_size=8).hexdigest()
+        key = {"words": list(words), "seed": seed, "on": on, "config": whole}
         for result in self.results:
-            if {k: result[k] for k in key} == key:
+            if {k: result.get(k) for k in key} == key:
                 return result
         result = {**key, **run_one(config, words, seed, on=on)}
         self.results.append(result)

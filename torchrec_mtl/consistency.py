@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -32,6 +32,7 @@ class Consistency(nn.Module):
     def __init__(self, tasks: Sequence[TaskConfig]) -> None:
         """See the class."""
         super().__init__()
+        self._tasks = [task.name for task in tasks]
         position = {task.name: k for k, task in enumerate(tasks)}
         gates = [k if task.gate is None else position[task.gate] for k, task in enumerate(tasks)]
         self.has_gates = any(task.gate is not None for task in tasks)
@@ -43,6 +44,10 @@ class Consistency(nn.Module):
             if t.order is not None
         }
         self.order_weights = [task.order.weight for task in tasks if task.order is not None]
+
+    def orders_among(self, tasks: Collection[str]) -> tuple[str, ...]:
+        """Return the penalties of which both tasks are among these."""
+        return tuple(name for name, pair in self.orders.items() if all(self._tasks[k] in tasks for k in pair))
 
     @property
     def term_names(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def build_model(
         outputs = {name: loss.num_outputs for name, loss in losses.items()}
         head = head_class(bottoms[0].out_features, outputs, cast(HeadConfig, config.head))
     consistency = Consistency(config.tasks)
-    names = (*config.task_names, *head.term_names, *consistency.term_names)
+    names = (*config.task_names, *head.term_names)
     gradient = cast(RuleConfig, config.gradient)
     rule_class: type[GradientRule] = resolve("rule", gradient.type)
     by_table = rule_class.groups == "table" and gradient.at == "embeddings"

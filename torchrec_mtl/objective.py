@@ -101,12 +101,13 @@ class Objective(nn.Module):
         self.register_buffer("active", torch.tensor(scale), persistent=False)
         self._task_weights = scale
         self.rule = rule  # its state is the model's
-        self.boundary = Boundary(rule, exact=exact, seed=seed)
+        self.boundary = Boundary(rule, exact=exact, seed=seed, history_steps=None)  # the trainer clears it
         self.stop_requested = False
 
     def activate(self, tasks: Sequence[str] | None) -> None:
         """Let only these tasks' losses count (None: all); the graph stays the same, as data parallel wants it."""
-        on = [1.0 if tasks is None or name in tasks else 0.0 for name in self.names]
+        named = self.names if tasks is None else {*tasks, *self.consistency.orders_among(tasks)}
+        on = [1.0 if name in named else 0.0 for name in self.names]
         self.active.copy_(torch.tensor([w * o for w, o in zip(self._task_weights, on, strict=True)]))
 
     def forward(
@@ -123,8 +124,7 @@ class Objective(nn.Module):
         values, weights = self._elementwise(out, batch)
         losses, output = self._normalise(out, values, weights, batch)
         if self._weighs:
-            # A task that is off (in this phase, or by its weight) has no loss as far as a rule is concerned.
-            self._prepare(output.losses * (self.active > 0), embedded, batch)
+            self._prepare(output.losses, embedded, batch)
         if meeting is not None:
             self.boundary.per_task_passes(losses, meeting)
         return self._weighed(losses, out), output
@@ -139,12 +139,16 @@ class Objective(nn.Module):
         rows = at_tables and self.boundary.exact == "rows"
         layout = self.reader.layout(embedded) if rows or (at_tables and self.rule.groups == "table") else None
         ids = self.reader.ids(batch) if rows else None
-        self.boundary.prepare(step=batch.step, losses=losses, layout=layout, ids=ids)
+        count = len(self.rule.tasks)  # not the penalties of orders: a rule would balance them against the tasks
+        # A task that is off (in this phase, or by its weight) has no loss as far as a rule is concerned.
+        seen = losses[:count] * (self.active[:count] > 0)
+        self.boundary.prepare(step=batch.step, losses=seen, layout=layout, ids=ids)
 
     def _weighed(self, losses: Tensor, out: HeadOutput) -> Tensor:
         """Return the losses as they are summed: weighed by a rule that needs only losses, with all penalties."""
         if self._weighs and self.rule.needs == "losses":
-            losses = losses * self.boundary.loss_weights()
+            weights = self.boundary.loss_weights()
+            losses = torch.cat([losses[: len(weights)] * weights, losses[len(weights) :]])
         penalties = list(out.penalties.values())
         if self._weighs and (own := self.rule.penalty()) is not None:
             penalties.append(own)

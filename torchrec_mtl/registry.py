@@ -43,12 +43,12 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "uncertainty": "torchrec_mtl.gradients.uncertainty:UncertaintyRule",
         "dwa": "torchrec_mtl.gradients.dwa:DWARule",
         "famo": "torchrec_mtl.gradients.famo:FAMORule",
-        "pcgrad": "torchrec_mtl.gradients.torchjd_rules:PCGradRule",
-        "gradvac": "torchrec_mtl.gradients.torchjd_rules:GradVacRule",
+        "pcgrad": "torchrec_mtl.gradients.torchjd_built_in:PCGradRule",
+        "gradvac": "torchrec_mtl.gradients.torchjd_built_in:GradVacRule",
         "cagrad": "torchrec_mtl.gradients.cagrad:CAGradRule",
         "mgda": "torchrec_mtl.gradients.mgda:MGDARule",
-        "imtl": "torchrec_mtl.gradients.torchjd_rules:IMTLRule",
-        "aligned": "torchrec_mtl.gradients.torchjd_rules:AlignedRule",
+        "imtl": "torchrec_mtl.gradients.torchjd_built_in:IMTLRule",
+        "aligned": "torchrec_mtl.gradients.torchjd_built_in:AlignedRule",
         "upgrad": "torchrec_mtl.gradients.upgrad:UPGradRule",
     },
 }
@@ -115,7 +115,7 @@ def resolve(kind: Kind, reference: str) -> type[Any]:
         raise ValueError(f"unknown {kind} '{reference}'.{hint}")
     found = _import(kind, module, attribute)
     if kind == "rule" and _is_of_torchjd(found):
-        from torchrec_mtl.gradients.torchjd_weighting import as_rule
+        from torchrec_mtl.gradients.torchjd_by_path import as_rule
 
         return as_rule(found, path)
     config = getattr(found, "Config", None)

@@ -10,7 +10,7 @@ from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 from torchrec_mtl.gradients.cagrad import CAGradRule
 from torchrec_mtl.gradients.htlnet import HTLNetRule
 from torchrec_mtl.gradients.metabalance import MetaBalanceRule
-from torchrec_mtl.gradients.torchjd_rules import AlignedRule
+from torchrec_mtl.gradients.torchjd_built_in import AlignedRule
 from torchrec_mtl.registry import BUILT_IN, resolve
 from torchrec_mtl.testing import check_rule
 from torchrec_mtl.testing.rule_ranks import check_rules_on_ranks

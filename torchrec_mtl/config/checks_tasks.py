@@ -55,6 +55,11 @@ def _gates(draft: Draft) -> Iterator[str]:
             continue
         yield from _earlier_binary(draft, i, path, task.gate)
         gate = next((t for t in draft.tasks.values() if t.name == task.gate), None)
+        if i in draft.losses and resolve("loss", draft.losses[i].type).models_zeros:
+            yield (
+                f"{path}: loss '{draft.losses[i].type}' models zeros itself, and the gate leaves it none; use "
+                "lognormal, or drop gate"
+            )
         if gate is not None and gate.space != task.space:
             yield (
                 f"{path}: '{task.gate}' and '{task.name}' are defined on other rows (space: {gate.space} and "
@@ -83,6 +88,8 @@ def _earlier_binary(draft: Draft, i: int, path: str, name: str) -> Iterator[str]
             continue
         if other.kind != "binary":
             yield f"{path}: '{name}' is a regression; name a binary task"
+        elif other.weight == 0:
+            yield f"{path}: '{name}' has weight 0 and would never be trained; give it a weight"
         elif k >= i:
             yield f"{path}: '{name}' must come before '{draft.tasks[i].name}'; list tasks in causal order"
 
@@ -152,6 +159,9 @@ def _gradient(draft: Draft) -> Iterator[str]:
     if needs != "nothing" and len(draft.tasks) == draft.num_tasks and len(active) == 1:
         only = "there is one" if draft.num_tasks == 1 else f"only '{active[0].name}' has a weight above 0"
         yield f"gradient: '{rule.type}' wants two tasks or more, and {only}; {_SUM}"
+    core = getattr(rule, "core", None)
+    if core is not None and any(t.name == core and t.weight == 0 for t in draft.tasks.values()):
+        yield f"gradient.core: '{core}' has weight 0, so that there is no gradient to compare with; give it a weight"
 
 
 def _boundary(draft: Draft, rule: str, at: str) -> Iterator[str]:

@@ -34,9 +34,21 @@ _MOST_NOT_ABOVE_0 = 0.01
 
 
 def collect(
-    files: Sequence[DataFile], data: DataConfig, features: FeaturesConfig, tasks: Sequence[TaskConfig]
+    files: Sequence[DataFile],
+    data: DataConfig,
+    features: FeaturesConfig,
+    tasks: Sequence[TaskConfig],
+    *,
+    training: bool = True,
 ) -> Statistics:
     """Read at most ``data.statistics_rows`` rows, in row groups spread evenly over the files.
+
+    Args:
+        files: of one split.
+        data: how to read them.
+        features: what the model reads of them.
+        tasks: what it predicts.
+        training: they will be learned from, so that labels that leave a loss nothing to learn are a problem too.
 
     Raises:
         ValueError: Columns are missing or mistyped, or rows hold bad values: every problem of the rows read, with its
@@ -53,7 +65,7 @@ def collect(
         left -= table.num_rows
         problems.file = file.path
         collector.add(table, problems)
-    collector.finish(problems)
+    collector.finish(problems, training=training)
     problems.raise_if_any()
     return collector.result().model_copy(update={"tolerated": dict(problems.tolerated)})
 
@@ -89,10 +101,12 @@ class _Collector:
         for ids in self._encoder.ids:
             self._ids[ids.feature.name].add(ids, get_array(table, ids.feature.source), problems)
 
-    def finish(self, problems: Problems) -> None:
+    def finish(self, problems: Problems, *, training: bool) -> None:
         """Judge what takes all tables to judge."""
         for label in self._labels.values():
             label.finish(problems)
+            if training:
+                label.check_spread(problems)
 
     def result(self) -> Statistics:
         dense = {f.name: DenseStatistics(mean=m.mean, std=m.std, nulls=n[0]) for f, (m, n) in self._dense.items()}
@@ -184,16 +198,29 @@ class _LabelCollector:
         what = f"labels of 0 or below where gate '{self._task.gate}' is 1"
         if self._not_above_0 > _MOST_NOT_ABOVE_0 * self._open_rows:
             advice = f"Of {self._open_rows:,} such rows this is too much for E[y | y > 0] to stand for them; drop gate."
-            where = f"label of task '{self._task.name}', column '{self._task.label}'"
-            problems.add(where, what, count=self._not_above_0, advice=advice)
+            problems.add(self._where, what, count=self._not_above_0, advice=advice)
         elif self._not_above_0:
             problems.tolerated[f"{what} (left out of the loss of '{self._task.name}')"] += self._not_above_0
 
+    def check_spread(self, problems: Problems) -> None:
+        """After the last table: refuse labels that are all equal where the loss tells labels apart."""
+        if not self._loss.wants_spread:
+            return
+        sample = self._sample.sorted()
+        if len(sample) and sample[0] == sample[-1]:
+            what = f"labels that are all equal, of which loss '{self._loss.type}' can learn nothing"
+            value, advice = float(sample[0]), "Take another loss, or leave the task out."
+            problems.add(self._where, what, count=self._rows, low=value, high=value, advice=advice)
+
     def _report(self, what: str, label: Doubles, bad: Bools, problems: Problems, advice: str) -> None:
         if bad.any():
-            where, found = f"label of task '{self._task.name}', column '{self._task.label}'", label[bad]
+            found = label[bad]
             low, high = float(found.min()), float(found.max())
-            problems.add(where, what, count=len(found), low=low, high=high, advice=advice)
+            problems.add(self._where, what, count=len(found), low=low, high=high, advice=advice)
+
+    @property
+    def _where(self) -> str:
+        return f"label of task '{self._task.name}', column '{self._task.label}'"
 
 
 class _IdCollector:

@@ -21,8 +21,6 @@ from torchrec_mtl.noise import stable_seed
 
 # Shapes: G groups of tables, K tasks, B batch, P pooled columns, N positions of a sequence feature.
 
-_STEPS_REMEMBERED = 1000
-
 
 class Boundary:
     """Combines the tasks' gradients by a rule.
@@ -31,21 +29,24 @@ class Boundary:
         rule: task weights from the Gramian of gradients.
         exact: what the Gramian is of: gradients at the boundary, of table rows, or of ``tables``.
         seed: of a rule that draws.
+        history_steps: steps that ``history`` goes back; None: all.
 
     Attributes:
         tables: for ``exact="dense"``: shared tables that are ordinary parameters, in the order of ``Layout.tables``.
         gramian: [G, K, K] of the last step, over all ranks.
         weights: [G, K] of the last step.
-        history: (Gramian or None, weights) of the steps since somebody cleared it; for logs.
+        history: (Gramian or None, weights) of the last steps, since somebody cleared it; for logs.
     """
 
-    def __init__(self, rule: GradientRule, *, exact: Exactness = "boundary", seed: int = 0) -> None:
+    def __init__(
+        self, rule: GradientRule, *, exact: Exactness = "boundary", seed: int = 0, history_steps: int | None = 100
+    ) -> None:
         """See the class."""
         self.rule, self.exact, self.seed = rule, exact, seed
         self.tables: Sequence[nn.Parameter] = ()
         self.gramian: Tensor | None = None
         self.weights: Tensor | None = None
-        self.history: deque[tuple[Tensor | None, Tensor]] = deque(maxlen=_STEPS_REMEMBERED)
+        self.history: deque[tuple[Tensor | None, Tensor]] = deque(maxlen=history_steps)
         self._step = 0
         self._losses: Tensor | None = None
         self._layout: Layout | None = None
@@ -89,16 +90,30 @@ class Boundary:
         """Find each task's gradient by a pass of its own down to the tensors, for the next backward to carry combined.
 
         Args:
-            losses: [K], scaled as they will be summed.
+            losses: [K] of the rule's tasks, and any others, which weigh 1; scaled as they will be summed.
             tensors: where the tasks meet.
+
+        Raises:
+            ValueError: no loss depends on the tensors.
         """
-        n, targets = len(tensors), [*tensors, *self.tables]
-        passes = [
-            torch.autograd.grad(loss, targets, retain_graph=True, allow_unused=True, materialize_grads=True)
-            for loss in losses.unbind()
+        n, targets, count = len(tensors), [*tensors, *self.tables], len(self.rule.tasks)
+        parts = [*losses[:count].unbind(), *([losses[count:].sum()] if len(losses) > count else [])]
+        found: list[Sequence[Tensor | None]] = [
+            torch.autograd.grad(part, targets, retain_graph=True, allow_unused=True) for part in parts
         ]
-        dense = [torch.stack(gradients).flatten(1) for gradients in zip(*(p[n:] for p in passes), strict=True)]
-        combined = self.combine([p[:n] for p in passes], dense)
+        if all(gradient is None for gradients in found for gradient in gradients):
+            raise ValueError(
+                "no loss depends on the boundary's tensors, so that there is no gradient to adjust; pass the very "
+                "tensors that the losses were computed from, not detached or copied ones"
+            )
+        passes = [
+            [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, targets, strict=True)]
+            for gradients in found
+        ]
+        dense = [torch.stack(gradients).flatten(1) for gradients in zip(*(p[n:] for p in passes[:count]), strict=True)]
+        combined = self.combine([p[:n] for p in passes[:count]], dense)
+        if len(passes) > count:
+            combined = [a + b for a, b in zip(combined, passes[count][:n], strict=True)]
         for tensor, replacement in zip(tensors, combined, strict=True):
             tensor.register_hook(lambda _, replacement=replacement: replacement)  # type: ignore[no-untyped-call]
 
@@ -134,7 +149,9 @@ class Boundary:
     def _ask(self, gramian: Tensor | None) -> Tensor:
         """Return [G, K]. All ranks ask with the same arguments and draw the same numbers."""
         num_tasks = len(self.rule.tasks)
-        losses = torch.zeros(num_tasks) if self._losses is None else self._losses
+        losses = self._losses
+        if losses is None:
+            losses = torch.zeros(num_tasks, device=None if gramian is None else gramian.device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_seed(self.seed, "gradient", self._step))
             weights = self.rule.weights(gramian, losses).reshape(-1, num_tasks)

@@ -10,8 +10,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
-from torchrec_mtl.gradients.gramians import solve_groups
-from torchrec_mtl.gradients.min_norm import min_norm_point
+from torchrec_mtl.gradients.gramians import min_norm_point, solve_groups
 
 _STATIONARY = 1e-7  # part of the longest gradient
 
@@ -56,7 +55,7 @@ class CAGradRule(GradientRule):
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
         c, scale = self.options.c, 1 / (1 + self.options.c**2) if self.options.rescale else 1.0
-        return solve_groups(gramian, lambda part, _: scale * len(part) * _direction(part, c))
+        return solve_groups(gramian, self.tasks, lambda part, _: scale * len(part) * _direction(part, c))
 
 
 def _direction(gramian: Tensor, c: float) -> Tensor:

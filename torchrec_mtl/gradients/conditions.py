@@ -6,17 +6,21 @@ from collections.abc import Sequence
 
 from torchrec_mtl.config.base import did_you_mean
 from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.gradients.base import RuleConfig
 from torchrec_mtl.registry import resolve
 
 
-def negative_losses(tasks: Sequence[TaskConfig]) -> list[str]:
-    """Return a problem for each task whose loss may be negative."""
-    return [
-        f"'{task.name}' has loss '{task.loss.type}', which may be negative, and the rule wants losses above 0; "
-        "use another loss, or a rule that needs none, such as pcgrad"
-        for task in tasks
-        if _may_be_negative(task)
-    ]
+class PositiveLossesConfig(RuleConfig):
+    """Options of a rule that takes ratios or logarithms of losses, or learns a variance by them."""
+
+    def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
+        """No loss may be negative."""
+        return [
+            f"'{task.name}' has loss '{task.loss.type}', which may be negative, and the rule wants losses above 0; "
+            "use another loss, or a rule that needs none, such as pcgrad"
+            for task in tasks
+            if _may_be_negative(task)
+        ]
 
 
 def _may_be_negative(task: TaskConfig) -> bool:

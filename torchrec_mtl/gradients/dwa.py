@@ -8,9 +8,8 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.gradients.base import GradientRule, RuleConfig
-from torchrec_mtl.gradients.conditions import negative_losses
+from torchrec_mtl.gradients.base import GradientRule
+from torchrec_mtl.gradients.conditions import PositiveLossesConfig
 
 
 class DWARule(GradientRule):
@@ -41,7 +40,7 @@ class DWARule(GradientRule):
     newer: Tensor
     older: Tensor
 
-    class Config(RuleConfig):
+    class Config(PositiveLossesConfig):
         """Options of ``gradient: {type: dwa}``."""
 
         type: str = "dwa"
@@ -49,10 +48,6 @@ class DWARule(GradientRule):
         """Steps over which losses are averaged before the weights change."""
         temperature: PositiveFloat = 2.0
         """T: the higher, the more even."""
-
-        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
-            """No loss may be negative."""
-            return negative_losses(tasks)
 
     def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
         """See the class."""

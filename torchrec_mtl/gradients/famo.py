@@ -8,9 +8,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.gradients.base import GradientRule, RuleConfig
-from torchrec_mtl.gradients.conditions import negative_losses
+from torchrec_mtl.gradients.base import GradientRule
+from torchrec_mtl.gradients.conditions import PositiveLossesConfig
 
 _DECAY1, _DECAY2, _EPS = 0.9, 0.999, 1e-8  # Adam's
 
@@ -46,7 +45,7 @@ class FAMORule(GradientRule):
     square: Tensor
     steps: Tensor
 
-    class Config(RuleConfig):
+    class Config(PositiveLossesConfig):
         """Options of ``gradient: {type: famo}``."""
 
         type: str = "famo"
@@ -54,10 +53,6 @@ class FAMORule(GradientRule):
         """Of the logits xi."""
         gamma: NonNegativeFloat = 1e-3
         """Pulls the logits to 0."""
-
-        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
-            """No loss may be negative."""
-            return negative_losses(tasks)
 
     def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
         """See the class."""

@@ -8,9 +8,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.gradients.base import GradientRule, RuleConfig
-from torchrec_mtl.gradients.conditions import negative_losses
+from torchrec_mtl.gradients.base import GradientRule
+from torchrec_mtl.gradients.conditions import PositiveLossesConfig
 
 
 class GradNormRule(GradientRule):
@@ -41,7 +40,7 @@ class GradNormRule(GradientRule):
     log_weights: Tensor
     first: Tensor
 
-    class Config(RuleConfig):
+    class Config(PositiveLossesConfig):
         """Options of ``gradient: {type: gradnorm}``."""
 
         type: str = "gradnorm"
@@ -49,10 +48,6 @@ class GradNormRule(GradientRule):
         """How much longer the gradients of slow tasks shall be; 0: all of one length."""
         lr: PositiveFloat = 0.025
         """Of the weights' logarithms."""
-
-        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
-            """No loss may be negative."""
-            return negative_losses(tasks)
 
     def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
         """See the class."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
 
 from torchrec_mtl.collectives import all_sum, world_size
+from torchrec_mtl.config.base import did_you_mean
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 from torchrec_mtl.gradients.boundary import Boundary
 from torchrec_mtl.gradients.layout import Layout, PooledField, order_tables
@@ -57,6 +58,11 @@ class GradientHook(nn.Module):
         """See the class."""
         super().__init__()
         rule_class: type[GradientRule] = resolve("rule", config.type)
+        core = getattr(config, "core", None)
+        if core is not None and core not in tasks:
+            raise ValueError(f"core: no task '{core}'.{did_you_mean(core, tasks)}")
+        if config.at != "embeddings":
+            raise ValueError("at: a hook acts on the tensor it is given; leave `at` out, and give it that tensor")
         if config.exact == "dense":
             raise ValueError("exact: dense needs the tables' own gradients; use exact: rows, or Boundary.tables")
         if not tables and (config.exact == "rows" or rule_class.groups == "table"):
@@ -64,6 +70,7 @@ class GradientHook(nn.Module):
                 f"gradient rule '{config.type}' with exact: {config.exact} must know the tables; pass "
                 "tables=ebc.embedding_bag_configs(), taken before sharding"
             )
+        self._looks = config.exact == "rows" or rule_class.groups == "table"
         self.configs = {table.name: table for table in tables}
         self.tables, self.dims = order_tables({t.name: t.embedding_dim for t in tables})
         groups = len(self.tables) if rule_class.groups == "table" else 1
@@ -74,16 +81,21 @@ class GradientHook(nn.Module):
         self._layouts: dict[tuple[str, ...], tuple[Layout, list[str]]] = {}
 
     def forward(self, losses: Tensor, pooled: Tensor | KeyedTensor, sparse: KeyedJaggedTensor | None = None) -> Tensor:
-        """Return the losses [K] to be summed, and arrange that their one backward carries the combined gradient.
+        """Return the losses to be summed, and arrange that their one backward carries the combined gradient.
 
         Args:
             losses: [K], each a function of ``pooled`` alone, as far as tables go.
             pooled: output of the collection; a plain tensor [B, P] will do for ``exact="boundary"``.
             sparse: the ids that were looked up, for ``exact="rows"``.
 
+        Returns:
+            [K]; [K + 1] in training where the rule learns parameters (``uncertainty``): the last is their penalty.
+
         Raises:
-            ValueError: ``exact="rows"`` without ids, or with weighted ones.
+            ValueError: another number of losses than tasks; ``exact="rows"`` without ids, or with weighted ones.
         """
+        if len(losses) != len(self.rule.tasks):
+            raise ValueError(f"expected one loss for each of {', '.join(self.rule.tasks)}, found {len(losses)} losses")
         if not self.training or not torch.is_grad_enabled():
             return losses
         layout, ids = self._looked_up(pooled, sparse)
@@ -101,7 +113,7 @@ class GradientHook(nn.Module):
     def _looked_up(
         self, pooled: Tensor | KeyedTensor, sparse: KeyedJaggedTensor | None
     ) -> tuple[Layout | None, Ids | None]:
-        if not self.configs or self.rule.needs != "gramian":
+        if not self._looks:
             return None, None
         if isinstance(pooled, Tensor):
             raise ValueError("pass the KeyedTensor itself, which knows the columns of each table")

@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from torchrec_mtl.config.base import Name, did_you_mean
+from torchrec_mtl.config.base import Name
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
+from torchrec_mtl.gradients.conditions import core_problems
 
 _TINY = 1e-24
 _ROUNDING = 1e-5  # float32: what the projection leaves of a squared norm is noise below this part of it
@@ -59,13 +60,10 @@ class HTLNetRule(GradientRule):
 
         def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
             """The core must be a regression among at least two tasks."""
-            kinds = {task.name: task.kind for task in tasks}
-            if self.core not in kinds:
-                return [f"core: no task '{self.core}'.{did_you_mean(self.core, kinds)}"]
-            if kinds[self.core] != "regression":
+            if found := core_problems(self.core, tasks):
+                return found
+            if {task.name: task.kind for task in tasks}[self.core] != "regression":
                 return [f"core: '{self.core}' is a binary task; the rule is registered on the regression task"]
-            if len(kinds) < 2:
-                return ["a gradient rule needs two tasks or more, found one; use gradient: {type: sum}"]
             if self.alpha == 0 and self.gamma == 0:
                 return ["alpha and gamma are both 0, so the rule does nothing; use gradient: {type: sum}"]
             return []

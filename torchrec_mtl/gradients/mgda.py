@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
-from torchrec_mtl.gradients.gramians import solve_groups
-from torchrec_mtl.gradients.min_norm import min_norm_point
+from torchrec_mtl.gradients.gramians import min_norm_point, solve_groups
 
 
 class MGDARule(GradientRule):
@@ -38,12 +35,8 @@ class MGDARule(GradientRule):
 
         type: str = "mgda"
 
-    def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
-        """See the class."""
-        super().__init__(config, tasks, num_groups)
-
     @torch.no_grad()
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
-        return solve_groups(gramian, lambda part, _: len(part) * min_norm_point(part))
+        return solve_groups(gramian, self.tasks, lambda part, _: len(part) * min_norm_point(part))

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.gradients.base import GradientRule, RuleConfig
-from torchrec_mtl.gradients.conditions import negative_losses
+from torchrec_mtl.gradients.base import GradientRule
+from torchrec_mtl.gradients.conditions import PositiveLossesConfig
 
 
 class UncertaintyRule(GradientRule):
@@ -38,16 +37,12 @@ class UncertaintyRule(GradientRule):
     scale_invariant = False
     present: Tensor
 
-    class Config(RuleConfig):
+    class Config(PositiveLossesConfig):
         """Options of ``gradient: {type: uncertainty}``."""
 
         type: str = "uncertainty"
         initial: float = -0.5
         """s of every task before the first step: the logarithm of its variance."""
-
-        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
-            """No loss may be negative: its s would have no lower bound."""
-            return negative_losses(tasks)
 
     def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
         """See the class."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from scipy.optimize import nnls
 from torch import Tensor
@@ -37,15 +35,11 @@ class UPGradRule(GradientRule):
 
         type: str = "upgrad"
 
-    def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
-        """See the class."""
-        super().__init__(config, tasks, num_groups)
-
     @torch.no_grad()
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
-        return solve_groups(gramian, lambda part, _: _projections(part).sum(0))
+        return solve_groups(gramian, self.tasks, lambda part, _: _projections(part).sum(0))
 
 
 def _projections(gramian: Tensor) -> Tensor:

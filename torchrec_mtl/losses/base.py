@@ -15,9 +15,14 @@ from torchrec_mtl.data.statistics import LabelStatistics
 
 Domain = Literal["real", "non_negative", "positive"]
 
+LARGEST_LOG = 80.0  # of a prediction: exp of it is finite in float32
+
 
 class LossConfig(PluginConfig):
     """Base of the losses' options."""
+
+    wants_spread: ClassVar[bool] = False
+    """Whether it can learn nothing of labels that are all equal; the pass over the training data refuses them."""
 
     @property
     def domain(self) -> Domain:
@@ -72,13 +77,14 @@ class Loss(nn.Module, ABC):
 
     ``num_outputs`` logits a row are asked of the head (more than one for a distribution), read from the built loss;
     ``kinds`` are the kinds of task that it fits; ``may_be_negative`` says that its value has no lower bound at 0, as
-    that of a density.
+    that of a density; ``models_zeros`` that a part of its own stands for labels of 0.
     """
 
     Config: ClassVar[type[LossConfig]]
     kinds: ClassVar[tuple[Literal["binary", "regression"], ...]]
     num_outputs: int = 1
     may_be_negative: ClassVar[bool] = False
+    models_zeros: ClassVar[bool] = False
 
     def __init__(self, config: LossConfig, scale: LabelScale) -> None:
         """Build from the config and the label's statistics."""

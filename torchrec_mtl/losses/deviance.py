@@ -5,13 +5,14 @@ All are of the Tweedie family (Jorgensen, 1987), whose variance grows as ``mu^p`
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from torchrec_mtl.losses.base import Domain, LabelScale, Loss, LossConfig
+from torchrec_mtl.losses.base import LARGEST_LOG, Domain, LabelScale, Loss, LossConfig
 
 _REACH = 20.0
 _SMALLEST, _LARGEST = 1e-12, 1e12
@@ -44,18 +45,18 @@ class _Deviance(Loss):
         logit makes it overflow and none loses its way. Labels count as 1e-12 to 1e12 means.
         """
         inside = logits.clamp(-_REACH, _REACH)
-        ratio = labels / self.mean
+        ratio = (labels / self.mean).clamp_max(_LARGEST)
         with torch.no_grad():
             slope = 2 * (torch.exp((2 - self.power) * inside) - ratio * torch.exp((1 - self.power) * inside))
             back = torch.where(logits > inside, slope.clamp_min(0), slope.clamp_max(0))
         return self._unit_deviance(ratio, inside) + back * (logits - inside)
 
     def predict(self, logits: Tensor) -> Tensor:
-        """Return means [B]: the training mean times ``exp(z)``, z within +-20."""
-        return self.mean * torch.exp(logits.clamp(-_REACH, _REACH))
+        """Return means [B]: the training mean times ``exp(z)``, z within +-20, and at most e^80."""
+        return (self.mean * torch.exp(logits.clamp(-_REACH, _REACH))).clamp_max(math.exp(LARGEST_LOG))
 
     def _unit_deviance(self, ratio: Tensor, z: Tensor) -> Tensor:
-        bounded = ratio.clamp(_SMALLEST, _LARGEST)
+        bounded = ratio.clamp_min(_SMALLEST)
         gap, left = bounded.log() - z, 2 - self.power
         positive = 2 * bounded**left * (_growth(self.power - 1, gap) - _growth(-left, gap))
         return torch.where(ratio > 0, positive, 2 * torch.exp(left * z) / left) if left else positive

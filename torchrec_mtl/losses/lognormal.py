@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchrec_mtl.losses.base import Domain, LabelScale, Loss, LossConfig
+from torchrec_mtl.losses.base import LARGEST_LOG, Domain, LabelScale, Loss, LossConfig
 
 _REACH = 20.0
 _SMALLEST_RATE = 1e-6
@@ -56,10 +56,11 @@ class _LogNormalPart(Loss):
         return torch.where(positive, value + back * (sigma - inside), torch.zeros_like(value))
 
     def positive_mean(self, location: Tensor, width: Tensor) -> Tensor:
-        """Return ``exp(mu + sigma^2 / 2)`` [B], at most e^20 times that of the training labels."""
+        """Return ``exp(mu + sigma^2 / 2)`` [B], at most e^20 times that of the fitted lognormal, and at most e^80."""
         sigma = self._sigma(width).clamp_max(self.max_sigma)
         log = self.log_std * location + 0.5 * (self.log_std * sigma) ** 2
-        return torch.exp(self.log_mean + log.clamp_max(0.5 * self.log_std**2 + _REACH))
+        log = self.log_mean + log.clamp_max(0.5 * self.log_std**2 + _REACH)
+        return torch.exp(log.clamp_max(LARGEST_LOG))
 
     def _sigma(self, width: Tensor) -> Tensor:
         return self.min_sigma + F.softplus(width + self._start)
@@ -116,6 +117,7 @@ class ZeroInflatedLogNormal(_LogNormalPart):
     """
 
     num_outputs = 3
+    models_zeros = True
     log_odds: Tensor
 
     class Config(_LogNormalPart.Config):

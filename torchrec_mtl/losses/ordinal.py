@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -48,9 +48,11 @@ class Ordinal(Loss):
     class Config(LossConfig):
         """Options of ``loss: {type: ordinal}``."""
 
+        wants_spread: ClassVar[bool] = True
         type: str = "ordinal"
         num_thresholds: Annotated[int, Field(ge=1, le=255)] = 32
-        """At even quantiles; those that coincide, as where many labels are 0, count once, so that fewer are left."""
+        """At even quantiles; those that coincide, as where many labels are 0, count once, so that fewer are left. Where
+        all coincide with the largest label, the smallest label is the one threshold."""
         restoration_weight: NonNegativeFloat = 1.0
         """Of the Huber loss of the restored value."""
         delta: PositiveFloat | None = None
@@ -110,10 +112,12 @@ def _buckets(scale: LabelScale, num_thresholds: int) -> tuple[Doubles, Doubles, 
     picked = np.linspace(0, len(quantiles) - 1, num_thresholds + 2)[1:-1].round().astype(int)
     thresholds = np.unique(quantiles[picked])
     thresholds = thresholds[thresholds < quantiles[-1]]
-    if not len(thresholds):
+    if not len(thresholds):  # fewer labels than between two quantiles differ from the largest
+        thresholds = quantiles[:1]
+    if thresholds[0] == quantiles[-1]:
         raise ValueError(
-            f"ordinal: no quantile of the training labels lies below the largest label, {quantiles[-1]:g}; use another "
-            "loss, or more thresholds"
+            f"ordinal: all training labels equal {quantiles[-1]:g}, which leaves nothing to tell apart; use another "
+            "loss, or leave the task out"
         )
     # The labels equal to the smallest, then those of each bin; no threshold lies inside a bin.
     masses, values = np.diff(scale.shares, prepend=0.0), np.array([quantiles[0], *scale.bin_means])

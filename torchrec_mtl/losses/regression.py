@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchrec_mtl.data.arrow import Doubles
-from torchrec_mtl.losses.base import Domain, LabelScale, Loss, LossConfig
-
-_LARGEST_LOG = 80.0  # exp of it is finite in float32
+from torchrec_mtl.losses.base import LARGEST_LOG, Domain, LabelScale, Loss, LossConfig
 
 
 class _Standardised(Loss):
@@ -67,7 +65,7 @@ class _Standardised(Loss):
         """Return predictions [B] on the label's scale."""
         prediction = logits * self.std + self.mean
         if self.transform == "log1p":
-            prediction = torch.expm1(prediction.clamp_max(_LARGEST_LOG))
+            prediction = torch.expm1(prediction.clamp_max(LARGEST_LOG))
         return prediction if self.minimum is None else prediction.clamp_min(self.minimum)
 
 

@@ -27,6 +27,7 @@ from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
 from torchrec_mtl.training.reference_rows import reference_metrics
 from torchrec_mtl.training.run_dir import best_or_latest, enter
 from torchrec_mtl.training.session import Session, open_session
+from torchrec_mtl.training.sharding import refused_in_runs
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.trainer import Trainer, is_main
@@ -115,9 +116,9 @@ def open_data(config: RunConfig) -> Files:
     """Open all files and check their schemas, all problems at once.
 
     Raises:
-        ConfigError: files are missing or unreadable, or columns do not fit.
+        ConfigError: files are missing or unreadable, columns do not fit, or the config is of no run.
     """
-    problems: list[str] = []
+    problems = refused_in_runs(config)
     opened: dict[str, tuple[DataFile, ...]] = {}
     for split in ("train", "eval", "test"):
         patterns: Sequence[str] | None = getattr(config.data, split)
@@ -131,7 +132,7 @@ def open_data(config: RunConfig) -> Files:
         found = [*check_schema(opened[split], config), *check_keys(opened[split], config)]
         problems += [f"data.{split}: {p}" for p in found]
     if problems:
-        raise ConfigError(problems, source="data")
+        raise ConfigError(problems, source="run")
     return Files(opened["train"], opened.get("eval"), opened.get("test"))
 
 
@@ -146,7 +147,7 @@ def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console
         if opened is None:
             continue
         try:
-            found[split] = collect(opened, config.data, config.features, config.tasks)
+            found[split] = collect(opened, config.data, config.features, config.tasks, training=split == "train")
         except ValueError as error:
             problems += [f"data.{split}: {line}" for line in str(error).splitlines()]
     for task in config.tasks:

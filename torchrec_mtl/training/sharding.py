@@ -47,11 +47,8 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
     Raises:
         ValueError: the planner finds no plan, or the tables' optimizer ignores an option.
     """
-    if getattr(config.gradient, "exact", None) == "dense":
-        raise ValueError(
-            "gradient.exact: dense is for tables that are ordinary parameters (build_model(..., tables='cpu')), and a "
-            "run shards and fuses them; use exact: rows, which gives the same Gramian"
-        )
+    if problems := refused_in_runs(config):
+        raise ValueError("\n".join(problems))
     fuse_sparse_optimizer(model.embeddings.parameters(), config.optim.sparse, device)
     group = dist.group.WORLD
     assert group is not None, "shard() needs a process group; see torchrec_mtl.training.distributed"
@@ -78,6 +75,16 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
         sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
     initialise_tables(sharded.state_dict(), config.features, config.train.seed)
     return sharded
+
+
+def refused_in_runs(config: RunConfig) -> list[str]:
+    """Return what only models with unsharded tables can do, with the remedy."""
+    if getattr(config.gradient, "exact", None) != "dense":
+        return []
+    return [
+        "gradient.exact: dense is for tables that are ordinary parameters (build_model(..., tables='cpu')), and a run "
+        "shards and fuses them; use exact: rows, which gives the same Gramian"
+    ]
 
 
 def _host_memory() -> int:

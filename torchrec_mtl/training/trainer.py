@@ -167,7 +167,7 @@ class Trainer:
         values["train/lr_factor"] = schedule_factor(
             self.session.config.optim.schedule, self.state.step - 1, self.total_steps
         )
-        gradients = summarise(objective.boundary.history, names, objective.rule.core)
+        gradients = summarise(objective.boundary.history, objective.rule.tasks, objective.rule.core)
         values |= {f"train/gradient/{name}": value for name, value in gradients.items()}
         self._write(values)
 

@@ -150,6 +150,9 @@ RULES = {
         "gradient: 'htlnet' wants two tasks or more, and only 'watch_time' has a weight above 0; "
         "use gradient: {type: sum}"
     ),
+    (RULE, "tasks.2.weight=0"): (
+        "gradient.core: 'watch_time' has weight 0, so that there is no gradient to compare with; give it a weight"
+    ),
     (RULE, "gradient.core=watchtime"): "gradient.core: no task 'watchtime'. Did you mean 'watch_time'?",
     (RULE, "head=single_task"): (
         "gradient: 'htlnet' cannot act under head 'single_task', whose tables belong to one task each, so that "
@@ -216,6 +219,25 @@ def test_sections_are_checked_against_each_other(problems, override, expected):
 def test_the_monitored_metric_must_exist(problems, metric, message):
     found = problems("data.eval=e.parquet", f"train.monitor.metric={metric}")
     assert found == [f"train.monitor.metric: {message}"]
+
+
+TIES = {
+    ("tasks.2.gate=click", "tasks.0.weight=0"): (
+        "tasks.2.gate: 'click' has weight 0 and would never be trained; give it a weight"
+    ),
+    ("tasks.1.order.below=click", "tasks.0.weight=0"): (
+        "tasks.1.order.below: 'click' has weight 0 and would never be trained; give it a weight"
+    ),
+    ("tasks.2.gate=click", "tasks.2.loss=zero_inflated_lognormal"): (
+        "tasks.2.gate: loss 'zero_inflated_lognormal' models zeros itself, and the gate leaves it none; use "
+        "lognormal, or drop gate"
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), TIES.items())
+def test_a_tie_between_tasks_must_be_able_to_hold(problems, overrides, message):
+    assert problems(*overrides) == [message]
 
 
 @pytest.mark.parametrize(("overrides", "message"), RULES.items())

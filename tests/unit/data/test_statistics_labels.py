@@ -180,3 +180,24 @@ def test_negative_labels_under_a_logarithm_are_refused_without_a_warning(config,
     path = write("a.parquet", with_columns(planted, watch_time=np.full(len(planted), -5.0)))
     with pytest.raises(ValueError, match="3,000 labels below 0, which loss 'huber' cannot take"):
         collected(config(tasks=[TIME | loss("huber", transform="log1p")]), path)
+
+
+def test_equal_labels_are_refused_where_the_loss_tells_them_apart(config, write, planted):
+    path = write("a.parquet", with_columns(planted, watch_time=np.full(len(planted), 2.5)), [1000, 2000])
+    with pytest.raises(ValueError, match="all equal") as error:
+        collected(config(tasks=[TIME | loss("ordinal")]), path)
+    assert str(error.value) == (
+        f"label of task 'time', column 'watch_time' of {path}: 3,000 labels that are all equal, of which loss 'ordinal' "
+        "can learn nothing (found 2.5). Take another loss, or leave the task out."
+    )
+    assert collected(config(tasks=[TIME]), path).labels["time"].mean == 2.5
+    run = config(tasks=[TIME | loss("ordinal")])
+    assert collect(open_files([str(path)]), run.data, run.features, run.tasks, training=False).rows == 3000
+
+
+def test_equal_labels_are_those_that_the_loss_sees(config, write, planted):
+    clicks = planted["click"].to_numpy()
+    path = write("a.parquet", with_columns(planted, watch_time=np.where(clicks == 1, 2.5, 0.0)))
+    collected(config(tasks=[CLICK, TIME | loss("ordinal")]), path)
+    with pytest.raises(ValueError, match=f"{clicks.sum():,} labels that are all equal"):
+        collected(config(tasks=[CLICK, TIME | loss("ordinal") | {"gate": "click"}]), path)

@@ -1,6 +1,7 @@
 """The hook on an ordinary `EmbeddingBagCollection`; on sharded ones see tests/distributed/test_hook.py."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torchrec_mtl.gradients.famo import FAMORule
 from torchrec_mtl.gradients.hook import GradientHook
 from torchrec_mtl.gradients.htlnet import HTLNetRule
 from torchrec_mtl.gradients.metabalance import MetaBalanceRule
-from torchrec_mtl.gradients.torchjd_rules import PCGradRule
+from torchrec_mtl.gradients.torchjd_built_in import PCGradRule
 from torchrec_mtl.gradients.uncertainty import UncertaintyRule
 
 TASKS, B = ("click", "long_view", "watch"), 6
@@ -101,8 +102,9 @@ def test_a_plain_tensor_will_do_for_the_boundary():
     table = torch.randn(4, 3, requires_grad=True)
     hook = GradientHook(HTLNetRule.Config(core="b", alpha=1.0, gamma=0.0), ["a", "b"])
     losses = torch.stack([table.square().sum(), -table.sum()])
-    hook(losses, table * 1.0)  # something that no loss reads
-    assert not hook.boundary.gramian.any()
+    for wrong in (table * 1.0, table.detach().requires_grad_()):
+        with pytest.raises(ValueError, match="no loss depends on the boundary's tensors"):
+            hook(losses, wrong)
     pooled = table * 1.0
     losses = torch.stack([pooled.square().sum(), -pooled.sum()])
     hook(losses, pooled).sum().backward()
@@ -164,3 +166,29 @@ def test_what_is_missing_is_said_when_the_hook_is_made_or_called():
     pooled = make_ebc()(ids)
     with pytest.raises(ValueError, match="unweighted"):
         make_hook(HTLNetRule.Config(core="watch", exact="rows"))(losses_of(pooled), pooled, weighted)
+
+
+def test_a_plain_tensor_will_do_where_tables_are_known_but_not_looked_at():
+    hook = GradientHook(HTLNetRule.Config(core="b"), ["a", "b"], tables=make_ebc().embedding_bag_configs())
+    pooled = torch.randn(4, 3, requires_grad=True)
+    hook(torch.stack([pooled.sum(), pooled.square().sum()]), pooled).sum().backward()
+    assert pooled.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"core": "bb"}, "core: no task 'bb'. Did you mean 'b'?"),
+        ({"core": "b", "at": "representation"}, "leave `at` out"),
+    ],
+    ids=["core", "at"],
+)
+def test_options_that_cannot_act_are_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GradientHook(HTLNetRule.Config(**options), ["a", "b"])
+
+
+def test_one_loss_a_task():
+    hook = GradientHook(HTLNetRule.Config(core="b"), ["a", "b"])
+    with pytest.raises(ValueError, match="one loss for each of a, b, found 3 losses"):
+        hook(torch.ones(3), torch.zeros(2))

@@ -5,8 +5,7 @@ import itertools
 import pytest
 import torch
 
-from torchrec_mtl.gradients.gramians import free_of_rounding
-from torchrec_mtl.gradients.min_norm import min_norm_point
+from torchrec_mtl.gradients.gramians import free_of_rounding, min_norm_point
 from torchrec_mtl.registry import resolve
 
 DIM = 12
@@ -245,3 +244,29 @@ def test_a_gramian_without_rounding_stays_as_it_is():
 def test_min_norm_point_finds_zero_inside_the_hull():
     rows = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     torch.testing.assert_close(min_norm_point(rows @ rows.T), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_that_are_not_finite_are_named(name, value):
+    gramian = (gradients_of(0) @ gradients_of(0).T).unsqueeze(0)
+    gramian[0, 1, :] = gramian[0, :, 1] = value
+    with pytest.raises(ValueError, match=r"the gradients of 't1' are not finite.*optim\.dense\.clip_norm"):
+        rule_of(name).weights(gramian, torch.ones(3))
+
+
+def test_products_alone_that_are_not_finite_name_every_task():
+    gramian = (gradients_of(0) @ gradients_of(0).T).unsqueeze(0)
+    gramian[0, 0, 1] = torch.inf
+    with pytest.raises(ValueError, match="the gradients of 't0', 't1', 't2' are not finite"):
+        rule_of("mgda").weights(gramian, torch.ones(3))
+
+
+def test_a_gramian_that_is_not_finite_moves_no_target():
+    rule, rows = rule_of("gradvac"), gradients_of(0)
+    ask(rule, rows)
+    before = rule.target.clone()
+    with pytest.raises(ValueError, match="not finite"):
+        ask(rule, rows * torch.inf)
+    assert torch.equal(rule.target, before)
+    assert before.any()

@@ -170,6 +170,13 @@ def test_an_option_that_all_rules_have_cannot_be_the_weightings():
         resolve("rule", "weightings_of_a_test:Clashes")
 
 
+def test_gradients_that_are_not_finite_are_named():
+    rule_class, gramian = resolve("rule", KRUM), gramian_of()
+    gramian[0, 2, 2] = torch.inf
+    with pytest.raises(ValueError, match="the gradients of 'c' are not finite"):
+        rule_class(rule_class.Config(n_byzantine=1), TASKS).weights(gramian, torch.ones(len(TASKS)))
+
+
 def test_weights_that_are_not_finite_stop_the_run():
     rule_class = resolve("rule", "torchjd.aggregation:PCGradWeighting")
     rule = rule_class(rule_class.Config(), TASKS)

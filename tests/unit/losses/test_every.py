@@ -18,6 +18,15 @@ def sample(name, num_rows=20_000):
     return labels if name in POSITIVE else np.where(rng.random(num_rows) < 0.4, labels, 0.0)
 
 
+SHAPES = {
+    "plain": lambda labels: labels,
+    "tiny": lambda labels: labels * 1e-30,
+    "huge": lambda labels: labels * 1e30,
+    "wide": lambda labels: np.where(labels > 0, np.resize([1e-6, 1.0, 1e12], len(labels)), 0.0),
+    "constant": lambda labels: np.full(len(labels), 3.0),
+}
+
+
 def build(name, scale_of, labels, **options):
     loss_class = resolve("loss", name)
     config = loss_class.Config(**options)
@@ -29,10 +38,13 @@ def rows(loss, values):
     return values if loss.num_outputs == 1 else values.unsqueeze(1).expand(-1, loss.num_outputs).contiguous()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_extreme_logits_and_labels_give_finite_losses_gradients_and_predictions(name, scale_of):
-    loss = build(name, scale_of, sample(name, 2000))
-    for label in (0.0, 1e-3, 1.0, 1e6):
+@pytest.mark.parametrize(
+    ("name", "shape"), [(n, s) for n in NAMES for s in SHAPES if (n, s) != ("ordinal", "constant")]
+)
+def test_extreme_logits_and_labels_give_finite_losses_gradients_and_predictions(name, shape, scale_of):
+    training = SHAPES[shape](sample(name, 2000)).astype(np.float32).astype(float)
+    loss, unit = build(name, scale_of, training), training.std() or 1.0
+    for label in (0.0, 1e-3 * unit, unit, 1e6 * unit):
         logits = rows(loss, [-1e4, -200.0, -20.0, 0.0, 20.0, 200.0, 1e4]).requires_grad_()
         value = loss(logits, torch.full((7,), label))
         assert value.shape == loss.predict(logits).shape == (7,)
@@ -42,6 +54,17 @@ def test_extreme_logits_and_labels_give_finite_losses_gradients_and_predictions(
         assert torch.isfinite(loss.predict(logits)).all()
         if not loss.may_be_negative:
             assert (value >= -1e-6).all()
+
+
+@pytest.mark.parametrize("name", ["tweedie", "poisson", "gamma"])
+@pytest.mark.parametrize("mean", [1e-38, 1e38])
+def test_deviances_of_any_mean_stay_finite(name, mean):
+    loss = resolve("loss", name)(resolve("loss", name).Config(), LabelScale(mean=mean))
+    values = torch.cartesian_prod(torch.tensor([-200.0, 0.0, 200.0]), torch.tensor([0.0, 1.0, 1e38]))
+    logits = values[:, 0].clone().requires_grad_()
+    loss(logits, values[:, 1]).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.isfinite(loss.predict(logits)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -81,6 +81,16 @@ def test_predictions_are_finite_at_any_logit():
     assert found.max() <= math.exp(1.5 + 0.8**2 / 2 + 20) * 1.001
 
 
+def test_predictions_are_finite_where_no_mean_is(scale_of):
+    labels = np.array([0.0, 1e-6, 1.0, 1e12])
+    both = ZeroInflatedLogNormal(ZeroInflatedLogNormal.Config(), scale_of(labels))
+    alone = LogNormal(LogNormal.Config(), scale_of(labels[1:]))
+    found = both.predict(torch.tensor([[0.0, 0.0, 0.0], [-1e4, 0.0, 0.0], [1e4, 1e4, 1e4]]))
+    assert torch.isfinite(found).all()
+    assert found[1] == 0
+    torch.testing.assert_close(alone.predict(torch.zeros(1, 2)), torch.tensor([math.exp(80)]))
+
+
 def test_rates_of_all_or_nothing_stay_finite():
     for rate in (0.0, 1.0):
         loss = ZeroInflatedLogNormal(ZeroInflatedLogNormal.Config(), LabelScale(positive_rate=rate))

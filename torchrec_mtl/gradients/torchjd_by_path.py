@@ -18,6 +18,7 @@ from torchjd.aggregation._weighting_bases import _MatrixWeighting
 
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
+from torchrec_mtl.gradients.gramians import on_cpu
 
 _PLAIN = (int, float, bool, str)
 # They take a matrix, and look at nothing but its number of rows.
@@ -59,10 +60,10 @@ class WeightingRule(GradientRule):
         """Return [G, K] from the Gramian [G, K, K].
 
         Raises:
-            ValueError: a weight is not finite.
+            ValueError: a gradient or a weight is not finite.
         """
         assert gramian is not None
-        exact = gramian.detach().to("cpu", torch.float64)
+        exact = on_cpu(gramian, self.tasks)
         weights = torch.stack([self.weighting(group) for group in exact])
         if not bool(weights.isfinite().all()):
             raise ValueError(

@@ -39,16 +39,12 @@ class PCGradRule(GradientRule):
 
         type: str = "pcgrad"
 
-    def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
-        """See the class."""
-        super().__init__(config, tasks, num_groups)
-
     @torch.no_grad()
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
         weighting = PCGradWeighting()
-        return solve_groups(gramian, lambda part, _: weighting(part))
+        return solve_groups(gramian, self.tasks, lambda part, _: weighting(part))
 
 
 class IMTLRule(GradientRule):
@@ -77,16 +73,12 @@ class IMTLRule(GradientRule):
 
         type: str = "imtl"
 
-    def __init__(self, config: Config, tasks: Sequence[str], num_groups: int = 1) -> None:
-        """See the class."""
-        super().__init__(config, tasks, num_groups)
-
     @torch.no_grad()
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
         weighting = IMTLGWeighting()
-        return solve_groups(gramian, lambda part, _: len(part) * weighting(free_of_rounding(part)))
+        return solve_groups(gramian, self.tasks, lambda part, _: len(part) * weighting(free_of_rounding(part)))
 
 
 class AlignedRule(GradientRule):
@@ -126,7 +118,7 @@ class AlignedRule(GradientRule):
         """Return [G, K] from the Gramian [G, K, K]."""
         assert gramian is not None
         weighting = AlignedMTLWeighting(scale_mode=self.options.scale_mode)
-        return solve_groups(gramian, lambda part, _: len(part) * weighting(free_of_rounding(part)))
+        return solve_groups(gramian, self.tasks, lambda part, _: len(part) * weighting(free_of_rounding(part)))
 
 
 class GradVacRule(GradientRule):
@@ -172,7 +164,7 @@ class GradVacRule(GradientRule):
     def weights(self, gramian: Tensor | None, losses: Tensor) -> Tensor:
         """Return [1, K] from the Gramian [1, K, K]."""
         assert gramian is not None
-        return solve_groups(gramian, self._solve)
+        return solve_groups(gramian, self.tasks, self._solve)
 
     def _solve(self, gramian: Tensor, active: Tensor) -> Tensor:
         """Run torchjd's rule on the targets of the tasks that have a gradient; its own state lasts for one call."""
