@@ -36,7 +36,7 @@ from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
 
 TUNING_SEED, FACTORS = 1000, (1.0, 0.5, 2.0)
-NO_RULE, CORE = "gradient.type=sum", "tasks.2.loss.type="
+NO_RULE, CORE, RAW = "gradient.type=sum", "tasks.2.loss.type=", "tasks.2.loss.standardize=false"
 RULE: dict[str, str] = {
     "": "",
     "rows": "gradient.exact=rows",
@@ -58,9 +58,13 @@ QUESTIONS = [
     ("label embedding, mse", "htlnet mse", "htlnet mse, no label embedding"),
     ("label embedding, tweedie", "htlnet tweedie", "htlnet tweedie, no label embedding"),
     ("all transfer, mse", "htlnet mse", "htlnet mse, no transfer"),
+    ("learning tables against frozen ones, mse", "htlnet mse", "htlnet mse, frozen tables"),
     ("rule, mse", "htlnet mse, rule", "htlnet mse"),
     ("rule with exact rows, mse", "htlnet mse, rule rows", "htlnet mse"),
     ("strong rule (alpha 1, gamma 0.7, rows), mse", "htlnet mse, rule strong", "htlnet mse"),
+    ("rule, mse of raw labels", "htlnet raw mse, rule", "htlnet raw mse"),
+    ("strong rule, mse of raw labels", "htlnet raw mse, rule strong", "htlnet raw mse"),
+    ("standardised against raw labels, mse", "htlnet mse", "htlnet raw mse"),
     ("rule, tweedie", "htlnet tweedie, rule", "htlnet tweedie"),
     ("rule, ziln", "htlnet ziln, rule", "htlnet ziln"),
     ("rule, ordinal", "htlnet ordinal, rule", "htlnet ordinal"),
@@ -90,6 +94,12 @@ def rows(data: str) -> dict[str, str]:
         found[f"htlnet {loss}, no label embedding"] = f"{_loss(loss)} head.leu=false {NO_RULE}"
     found["htlnet mse, no transfer"] = f"head.leu=false head.ifu_rep=false {NO_RULE}"
     found |= {f"htlnet mse, rule {name}": options for name, options in RULE.items() if name}
+    # A core that does overwhelm the others: its label is not standardised.
+    found["htlnet raw mse"] = f"{RAW} {NO_RULE}"
+    found["htlnet raw mse, rule"] = RAW
+    found["htlnet raw mse, rule strong"] = f"{RAW} {RULE['strong']}"
+    # What is at stake for a rule that acts on the tables' gradients: what the tables' learning is worth.
+    found["htlnet mse, frozen tables"] = f"{NO_RULE} optim.sparse.lr=1e-12"
     found["single_task mse"] = f"{HEADS['single_task']} {DATA[data]} {NO_RULE}"
     found |= {f"htlnet {name}": f"tasks.2.gate={{gate}} {CORE}{options} {NO_RULE}" for name, options in gated.items()}
     found |= {f"htlnet {loss}": f"{_loss(loss)} {NO_RULE}" for loss in LOSSES if f"htlnet {loss}" not in found}
@@ -103,9 +113,10 @@ def _loss(name: str) -> str:
 def overrides(config: str, text: str, factor: float) -> list[str]:
     """Return the words of a row, with learning rates."""
     run = load_config(config)
-    lr = {"sparse": run.optim.sparse.lr, "dense": run.optim.dense.lr}
     words = text.format(gate=run.tasks[0].name).split()
-    return [*words, *(f"optim.{part}.lr={value * factor:g}" for part, value in lr.items())]
+    lr = {"optim.sparse.lr": run.optim.sparse.lr * factor, "optim.dense.lr": run.optim.dense.lr * factor}
+    own = {word.partition("=")[0] for word in words}
+    return [*words, *(f"{key}={value:g}" for key, value in lr.items() if key not in own)]
 
 
 def run_one(config: str, words: Sequence[str], seed: int, *, on: str) -> Result:
