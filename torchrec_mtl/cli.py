@@ -204,10 +204,13 @@ def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Report everything that is wrong with a config, and with the columns of its data where the files exist."""
     with _errors_for_people():
         from torchrec_mtl.config.checks import notes
-        from torchrec_mtl.config.load import load_config
+        from torchrec_mtl.config.load import ConfigError, load_config
         from torchrec_mtl.training.run import missing_files, open_data
+        from torchrec_mtl.training.sharding import refused_in_runs
 
         run = load_config(config, overrides or ())
+        if problems := refused_in_runs(run):
+            raise ConfigError(problems, source=str(config))
         for note in notes(run):
             typer.echo(f"{config}: note: {note}")
         if missing := missing_files(run):

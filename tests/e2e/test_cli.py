@@ -177,3 +177,11 @@ def test_doctor_finds_this_environment_healthy(cli):
     done = cli("doctor")
     assert done.returncode == 0, done.stdout
     assert "torchrec" in done.stdout
+
+
+def test_dense_gradients_are_refused_before_any_data_is_read(small, cli):
+    for command in (["config", "check"], ["train"]):
+        done = cli(*command, small / "config.yaml", "gradient={type: pcgrad, exact: dense}", "run_dir=elsewhere")
+        assert done.returncode == 1
+        assert "gradient.exact: dense is for tables that are ordinary parameters" in done.stderr
+        assert "use exact: rows" in done.stderr

@@ -74,6 +74,8 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
         ValueError: the data do not fit the config, or ``run_dir`` holds another run.
         InterruptedTrainingError: a signal asked to stop; the state is saved.
     """
+    if problems := refused_in_runs(config):
+        raise ConfigError(problems, source="config")
     console = console or Console()
     run_dir = Path(config.run_dir)
     once_a_node(lambda: prepare_data(config, console))
@@ -116,9 +118,9 @@ def open_data(config: RunConfig) -> Files:
     """Open all files and check their schemas, all problems at once.
 
     Raises:
-        ConfigError: files are missing or unreadable, columns do not fit, or the config is of no run.
+        ConfigError: files are missing or unreadable, or columns do not fit.
     """
-    problems = refused_in_runs(config)
+    problems: list[str] = []
     opened: dict[str, tuple[DataFile, ...]] = {}
     for split in ("train", "eval", "test"):
         patterns: Sequence[str] | None = getattr(config.data, split)
@@ -132,7 +134,7 @@ def open_data(config: RunConfig) -> Files:
         found = [*check_schema(opened[split], config), *check_keys(opened[split], config)]
         problems += [f"data.{split}: {p}" for p in found]
     if problems:
-        raise ConfigError(problems, source="run")
+        raise ConfigError(problems, source="data")
     return Files(opened["train"], opened.get("eval"), opened.get("test"))
 
 
