@@ -106,8 +106,8 @@ class RowGramian:
             keys.append(tables.reshape(-1)[bags] | ids.pooled.values())
             sources.append(rows.view(-1)[bags])
             weights.append(pooled.view(-1)[bags])
-            for field in self.layout.pooled:  # their rows come first
-                filled[self.layout.dims[field.table]] += batch
+            for width, columns in static.columns.items():  # their rows come first
+                filled[width] = columns.numel() // width * batch
         for table, values in zip(self.layout.unpooled, ids.unpooled, strict=True):
             width = self.layout.dims[table]
             keys.append(values | table << _ID_BITS)
