@@ -57,16 +57,24 @@ class FeaturesSpec:
     dense: tuple[DenseSpec, ...]
 
     def select(
-        self, *, names: Collection[str] | None = None, side: Side | None = None, task: str | None = None
+        self,
+        *,
+        names: Collection[str] | None = None,
+        side: Side | None = None,
+        task: str | None = None,
+        shared: bool = False,
     ) -> FeaturesSpec:
-        """Keep what is named, on this side, and, with ``task``, what that task owns under its plain feature name."""
+        """Keep what is named and on this side.
+
+        With ``task`` only what that task owns, under its plain feature name; with ``shared`` only what no task owns.
+        """
 
         def keep(spec: FieldSpec | DenseSpec) -> bool:
             return (names is None or spec.name in names) and (side is None or spec.side == side)
 
         def owned(specs: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
-            plain = (_plain(s, task) for s in specs if task is None or s.task == task)
-            return tuple(s for s in plain if keep(s))
+            mine = (s for s in specs if (task is None and not shared) or s.task == task)
+            return tuple(s for s in (_plain(s, task) for s in mine) if keep(s))
 
         return FeaturesSpec(
             fields=owned(self.fields), sequences=owned(self.sequences), dense=tuple(d for d in self.dense if keep(d))
@@ -125,16 +133,22 @@ class Features:
     valid: Tensor | None = None
 
     def select(
-        self, *, names: Collection[str] | None = None, side: Side | None = None, task: str | None = None
+        self,
+        *,
+        names: Collection[str] | None = None,
+        side: Side | None = None,
+        task: str | None = None,
+        shared: bool = False,
     ) -> Features:
-        """Return the named features, those of one side, or those whose tables one task owns.
+        """Return the named features, those of one side, or those whose tables one task, or no task, owns.
 
         Args:
             names: fields, sequences, and dense columns to keep; plain feature names with ``task``.
             side: user, item, or context.
             task: keep what this task owns, under the plain feature names; dense columns stay.
+            shared: keep what no task owns; dense columns stay.
         """
-        spec = self.spec.select(names=names, side=side, task=task)
+        spec = self.spec.select(names=names, side=side, task=task, shared=shared)
         suffix = f"@{task}" if task is not None else ""
         columns = [i for i, d in enumerate(self.spec.dense) if d in spec.dense]
         dense = self.dense if len(columns) == len(self.spec.dense) else self.dense[:, columns]

@@ -57,7 +57,13 @@ def build_model(
         torch.manual_seed(config.train.seed)
         bottoms = _build_bottoms(bottom_class, head_class, reader, config)
         outputs = {name: loss.num_outputs for name, loss in losses.items()}
-        head = head_class(bottoms[0].out_features, outputs, cast(HeadConfig, config.head))
+        head = head_class.create(
+            bottoms[0].out_features,
+            outputs,
+            cast(HeadConfig, config.head),
+            features=reader.spec,
+            binary=[task.name for task in config.tasks if task.kind == "binary"],
+        )
     consistency = Consistency(config.tasks)
     names = (*config.task_names, *head.term_names)
     gradient = cast(RuleConfig, config.gradient)
@@ -85,6 +91,9 @@ def build_model(
 def _build_bottoms(
     bottom_class: type[Bottom], head_class: type[Head], reader: FeatureReader, config: RunConfig
 ) -> list[Bottom]:
-    if head_class.tables != "own":
+    if head_class.tables == "shared":
         return [bottom_class(reader.spec, config.task_names, config.bottom)]
-    return [bottom_class(reader.spec.select(task=name), (name,), config.bottom) for name in config.task_names]
+    own = [bottom_class(reader.spec.select(task=name), (name,), config.bottom) for name in config.task_names]
+    if head_class.tables == "own":
+        return own
+    return [bottom_class(reader.spec.select(shared=True), config.task_names, config.bottom), *own]

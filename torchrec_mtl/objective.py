@@ -61,7 +61,7 @@ class Objective(nn.Module):
 
     Args:
         reader: names the tables' outputs.
-        bottoms: one, or one a task where the head owns its tables.
+        bottoms: one; one a task where the head owns its tables; with both kinds of tables, the shared one first.
         head: representation to logits.
         losses: one a task.
         task_weights: one a task.
@@ -96,8 +96,9 @@ class Objective(nn.Module):
         self.head = head
         self.losses = nn.ModuleList(losses.values())
         self.consistency = consistency
-        self.names = (*self.tasks, *head.term_names, *consistency.term_names)
-        scale = [*task_weights, *[1.0] * len(head.term_names), *consistency.order_weights]
+        self.names = (*self.tasks, *head.term_names, *head.constraint_names, *consistency.term_names)
+        extra = len(head.term_names) + len(head.constraint_names)
+        scale = [*task_weights, *[1.0] * extra, *consistency.order_weights]
         self.register_buffer("active", torch.tensor(scale), persistent=False)
         self._task_weights = scale
         self.rule = rule  # its state is the model's
@@ -172,17 +173,21 @@ class Objective(nn.Module):
 
     @property
     def _can_fan_out(self) -> bool:
-        return self.head.isolates_tasks and not self.head.reads_features and len(self.names) == len(self.tasks)
+        head = self.head
+        by_task = head.isolates_tasks and head.tables == "shared" and not head.reads_features
+        return by_task and len(self.names) == len(self.tasks)
 
     def _features(self, embedded: Embedded, batch: Batch, view: Sequence[Tensor] | None = None) -> Features:
         return self.reader.features(embedded, batch, self.seed, view)
 
     def _bottom(self, features: Features) -> Representation:
-        if self.head.tables != "own":
+        if self.head.tables == "shared":
             representation: Representation = self.bottoms[0](features)
             return representation
-        own = [bottom(features.select(task=task)).shared for bottom, task in zip(self.bottoms, self.tasks, strict=True)]
-        return Representation(shared=own[0], per_task=tuple(own), features=features)
+        bottoms = list(self.bottoms)
+        shared = bottoms.pop(0)(features.select(shared=True)).shared if self.head.tables == "both" else None
+        own = [bottom(features.select(task=task)).shared for bottom, task in zip(bottoms, self.tasks, strict=True)]
+        return Representation(shared=own[0] if shared is None else shared, per_task=tuple(own), features=features)
 
     def _elementwise(self, out: HeadOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return losses and weights of tasks and terms, [T, B] each; a row of weight 0 cannot bring a NaN in."""

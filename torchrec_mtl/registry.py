@@ -18,6 +18,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "head": {
         "single_task": "torchrec_mtl.heads.single_task:SingleTask",
         "shared_bottom": "torchrec_mtl.heads.shared_bottom:SharedBottom",
+        "mmoe": "torchrec_mtl.heads.mmoe:MMoE",
         "htlnet": "torchrec_mtl.heads.htlnet:HTLNet",
     },
     "bottom": {"concat": "torchrec_mtl.bottoms.concat:Concat"},

@@ -31,11 +31,9 @@ class Representation:
         """Return [B, D], what task ``k`` reads."""
         return self.shared if self.per_task is None else self.per_task[k]
 
-    def stacked(self, num_tasks: int) -> Tensor:
-        """Return [B, K, D]; a view of ``shared`` where the tasks read the same."""
-        if self.per_task is None:
-            return self.shared.unsqueeze(1).expand(-1, num_tasks, -1)
-        return torch.stack(self.per_task, dim=1)
+    def by_task(self) -> Tensor:
+        """Return [K, B, D], what each task reads; just [B, D] where all read the same."""
+        return self.shared if self.per_task is None else torch.stack(self.per_task)
 
     @property
     def valid(self) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
@@ -116,4 +116,8 @@ class PluginConfig(Config):
 
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""
+        return []
+
+    def feature_problems(self, fields: Collection[str]) -> list[str]:
+        """Return what is wrong with the sparse features that options name; ``fields`` are those there are."""
         return []

@@ -22,7 +22,14 @@ _SUM = "use gradient: {type: sum}"
 def check_tasks(draft: Draft) -> Iterator[str]:
     """Yield what is wrong with tasks, losses, the monitored metric, head, bottom, and gradient rule."""
     return chain(
-        _tasks(draft), _gates(draft), _orders(draft), _losses(draft), _monitor(draft), _plugins(draft), _gradient(draft)
+        _tasks(draft),
+        _gates(draft),
+        _orders(draft),
+        _losses(draft),
+        _monitor(draft),
+        _plugins(draft),
+        _named_features(draft),
+        _gradient(draft),
     )
 
 
@@ -115,6 +122,13 @@ def _plugins(draft: Draft) -> Iterator[str]:
     for path, plugin in plugins.items():
         for text in plugin.problems(tasks) if plugin is not None else ():
             yield f"{path}.{text}" if re.match(r"[\w.]+: ", text) else f"{path}: {text}"
+
+
+def _named_features(draft: Draft) -> Iterator[str]:
+    """Ask bottom and head whether the features that their options name are there."""
+    fields = {f.name for f in draft.sparse.values()}
+    for path, plugin in {"bottom": draft.bottom, "head": draft.head}.items():
+        yield from (f"{path}.{text}" for text in (plugin.feature_problems(fields) if plugin is not None else ()))
 
 
 def _monitor(draft: Draft) -> Iterator[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.features import FeaturesSpec
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class HeadOutput:
         logits: task -> [B], or [B, P] for a loss with P distribution parameters.
         predictions: further outputs, name -> [B].
         penalties: scalars of parameters only, added to the loss.
+        hidden: what ``Head.terms`` needs of the forward pass besides logits; nobody else reads it.
     """
 
     logits: Mapping[str, Tensor]
     predictions: Mapping[str, Tensor] = field(default_factory=dict)
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Head(nn.Module, ABC):
         config: the head's options.
 
     Class attributes:
-        tables: ``shared`` tables, ``own`` ones (a copy per task), or ``both``.
+        tables: ``shared`` tables; ``own`` ones, a copy a task; or ``both``: ``representation.shared`` is then of the
+            shared tables, and ``representation.of_task(k)`` of the tables of task k.
         reads_features: reads ``representation.features`` besides the representation itself.
     """
 
@@ -82,7 +86,9 @@ class Head(nn.Module, ABC):
     tables: ClassVar[Literal["shared", "own", "both"]] = "shared"
     reads_features: ClassVar[bool] = False
     term_names: tuple[str, ...] = ()
-    """Names of the extra losses that ``terms`` returns, at every step."""
+    """Names of the extra losses that ``terms`` returns, at every step; gradient rules balance them like tasks."""
+    constraint_names: tuple[str, ...] = ()
+    """Names of further ones that only tie tasks together (a hinge on their order): no rule balances them."""
 
     def __init__(self, in_features: int, outputs: Mapping[str, int] | Sequence[str], config: HeadConfig) -> None:
         """See the class."""
@@ -90,6 +96,27 @@ class Head(nn.Module, ABC):
         self.in_features = in_features
         self.outputs = dict(outputs) if isinstance(outputs, Mapping) else dict.fromkeys(outputs, 1)
         self.config = config
+
+    @classmethod
+    def create(
+        cls,
+        in_features: int,
+        outputs: Mapping[str, int],
+        config: HeadConfig,
+        *,
+        features: FeaturesSpec,
+        binary: Sequence[str],
+    ) -> Self:
+        """Return the head of a whole model; override it where layers depend on more than the constructor takes.
+
+        Args:
+            in_features: D of the representation.
+            outputs: task -> number of logits its loss needs, in causal order.
+            config: the head's options.
+            features: what the head may read, see ``reads_features``.
+            binary: names of the binary tasks, in causal order; the others are regressions.
+        """
+        return cls(in_features, outputs, config)
 
     @property
     def num_tasks(self) -> int:
@@ -106,7 +133,7 @@ class Head(nn.Module, ABC):
         """Return logits by task."""
 
     def terms(self, output: HeadOutput, labels: Tensor, weights: Tensor) -> Mapping[str, Term]:
-        """Return extra losses by name.
+        """Return extra losses, by the names in ``term_names`` and ``constraint_names``.
 
         Args:
             output: what ``forward`` returned.
@@ -122,11 +149,3 @@ class Head(nn.Module, ABC):
     def set_progress(self, fraction: float, step: int) -> None:
         """Take note of the fraction of training done and the step, before each step (temperatures, warm-ups)."""
         return
-
-
-def split_logits(stacked: Tensor, outputs: Mapping[str, int]) -> dict[str, Tensor]:
-    """Cut [K, B, P] into task -> [B] (one logit) or [B, P_k]."""
-    return {
-        name: stacked[k, :, 0] if width == 1 else stacked[k, :, :width]
-        for k, (name, width) in enumerate(outputs.items())
-    }

@@ -100,18 +100,25 @@ def make_norm(kind: Norm, num_features: int, num_towers: int | None = None) -> G
 
 
 class StackedLinear(nn.Module):
-    """K linear maps in one batched product: [K, B, I] to [K, B, H], each initialised as ``nn.Linear``."""
+    """K linear maps in one product, of [K, B, I] or one [B, I] for all, to [K, B, H]; each starts as ``nn.Linear``."""
 
-    def __init__(self, num_towers: int, in_features: int, out_features: int) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, num_towers: int, in_features: int, out_features: int, *, bias: bool = True) -> None:
         """See the class."""
         super().__init__()
         bound = 1 / math.sqrt(in_features)
         self.weight = nn.Parameter(torch.empty(num_towers, in_features, out_features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(num_towers, 1, out_features).uniform_(-bound, bound))
+        drawn = torch.empty(num_towers, 1, out_features).uniform_(-bound, bound) if bias else None
+        self.register_parameter("bias", None if drawn is None else nn.Parameter(drawn))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [K, B, H]."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        """Return [K, B, H]; for x [B, I] the K maps are one wide matrix."""
+        if x.dim() == 3:
+            return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
+        k, _, h = self.weight.shape
+        bias = None if self.bias is None else self.bias.flatten()
+        return nn.functional.linear(x, self.weight.transpose(1, 2).flatten(0, 1), bias).view(-1, k, h).transpose(0, 1)
 
 
 class MLP(nn.Module):
@@ -121,7 +128,7 @@ class MLP(nn.Module):
         in_features: I.
         sizes: widths of the layers; none makes the identity.
         norm: none, batch (over all ranks), or layer.
-        num_towers: K for K towers in one batched product on [K, B, I]; None for one on [..., B, I].
+        num_towers: K for K towers, one product a layer, on [K, B, I] or one [B, I] for all; None: one on [..., B, I].
     """
 
     def __init__(
@@ -138,7 +145,7 @@ class MLP(nn.Module):
         self.out_features = widths[-1]
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return [..., B, H]; ``valid`` [B] tells batch norm which rows count."""
+        """Return [..., B, H], [K, B, H] from K towers; ``valid`` [B] tells batch norm which rows count."""
         for i, linear in enumerate(self.linears):
             x = linear(x)
             if len(self.norms):

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pydantic import PositiveInt
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, split_logits
-from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
+from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
+from torchrec_mtl.heads.layers import MLP, Norm
+from torchrec_mtl.heads.towers import Towers
 
 
 class SharedBottom(Head):
@@ -38,8 +39,7 @@ class SharedBottom(Head):
         config = config or self.Config()
         super().__init__(in_features, outputs, config)
         self.shared = MLP(in_features, config.shared, norm=config.norm)
-        self.towers = MLP(self.shared.out_features, config.tower, norm=config.norm, num_towers=self.num_tasks)
-        self.last = StackedLinear(self.num_tasks, self.towers.out_features, max(self.outputs.values()))
+        self.towers = Towers(self.shared.out_features, config.tower, self.outputs, norm=config.norm)
         self._isolates = not config.shared
 
     @property
@@ -50,8 +50,4 @@ class SharedBottom(Head):
     def forward(self, representation: Representation) -> HeadOutput:
         """Return one logit a task (or as many as its loss needs)."""
         valid = representation.valid
-        if representation.per_task is None:
-            hidden = self.shared(representation.shared, valid).expand(self.num_tasks, -1, -1)
-        else:
-            hidden = self.shared(representation.stacked(self.num_tasks).transpose(0, 1), valid)
-        return HeadOutput(logits=split_logits(self.last(self.towers(hidden, valid)), self.outputs))
+        return HeadOutput(logits=self.towers.logits(self.shared(representation.by_task(), valid), valid))

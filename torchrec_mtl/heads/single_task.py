@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pydantic import PositiveInt
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, split_logits
-from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
+from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
+from torchrec_mtl.heads.layers import Norm
+from torchrec_mtl.heads.towers import Towers
 
 
 class SingleTask(Head):
@@ -30,8 +31,7 @@ class SingleTask(Head):
         """See `Head`."""
         config = config or self.Config()
         super().__init__(in_features, outputs, config)
-        self.towers = MLP(in_features, config.tower, norm=config.norm, num_towers=self.num_tasks)
-        self.last = StackedLinear(self.num_tasks, self.towers.out_features, max(self.outputs.values()))
+        self.towers = Towers(in_features, config.tower, self.outputs, norm=config.norm)
 
     @property
     def isolates_tasks(self) -> bool:
@@ -40,6 +40,4 @@ class SingleTask(Head):
 
     def forward(self, representation: Representation) -> HeadOutput:
         """Return one logit a task (or as many as its loss needs)."""
-        stacked = representation.stacked(self.num_tasks).transpose(0, 1)
-        hidden = self.towers(stacked, representation.valid)
-        return HeadOutput(logits=split_logits(self.last(hidden), self.outputs))
+        return HeadOutput(logits=self.towers.logits(representation.by_task(), representation.valid))

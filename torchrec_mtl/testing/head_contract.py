@@ -203,8 +203,9 @@ def _check_terms(subject: Subject) -> None:
     valid = torch.tensor([1.0, 1, 1, 1, 1, 1, 0, 0])
     labels, weights = _labels_and_weights(subject, valid)
     terms = head.terms(head(inputs), labels, weights)
-    names = tuple(head.term_names)
-    subject.require(set(terms) == set(names), f"returns terms {sorted(terms)}, but term_names says {sorted(names)}")
+    names = (*head.term_names, *head.constraint_names)
+    said = f"but term_names and constraint_names say {sorted(names)}"
+    subject.require(set(terms) == set(names), f"returns terms {sorted(terms)}, {said}")
     both = sorted(set(names) & set(subject.tasks))
     subject.require(not both, f"calls a term like a task: {', '.join(both)}")
     for name, term in terms.items():
@@ -223,12 +224,13 @@ def _check_terms(subject: Subject) -> None:
 
 
 def _check_phases(subject: Subject) -> None:
-    phases = subject.build().phases(3)
+    head = subject.build()
+    phases = head.phases(3)
     subject.require(len(phases) > 0, "has no phase of training")
     subject.require(len({p.name for p in phases}) == len(phases), "has two phases of the same name")
     for phase in phases:
         subject.require(phase.epochs >= 1, f"has a phase '{phase.name}' of {phase.epochs} epochs")
-        unknown = sorted(set(phase.tasks or ()) - {*subject.tasks, *subject.head_class.term_names})
+        unknown = sorted(set(phase.tasks or ()) - {*subject.tasks, *head.term_names, *head.constraint_names})
         subject.require(not unknown, f"trains unknown tasks in phase '{phase.name}': {', '.join(unknown)}")
 
 

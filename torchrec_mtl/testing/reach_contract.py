@@ -39,8 +39,9 @@ def check_tables(subject: Subject) -> None:
     except ValueError as error:
         raise AssertionError(f"{subject.head_class.__name__} cannot be named in a config: {error}") from error
     subject.require(named is subject.head_class, f"cannot be named in a config: '{path}' is another class")
-    if subject.head_class.tables == "own":
+    if subject.head_class.tables != "shared":
         _check_own_tables(subject)
+    if subject.head_class.tables == "own":
         return
     subject.require(bool(_moved_tables(subject, None)), "sends no gradient to any shared table")
     if len(subject.tasks) < 2:  # no gradients to combine, no boundary
@@ -68,7 +69,7 @@ def _check_own_tables(subject: Subject) -> None:
     tables = {name.split(".")[-2]: p for name, p in model.embeddings.named_parameters()}
     for k, task in enumerate(subject.tasks):
         gradients = gradients_of(losses[k], list(tables.values()))
-        foreign = [
-            n for n, g in zip(tables, gradients, strict=True) if bool((g != 0).any()) and not n.endswith(f"@{task}")
-        ]
+        moved = [name for name, g in zip(tables, gradients, strict=True) if bool((g != 0).any()) and "@" in name]
+        foreign = [name for name in moved if not name.endswith(f"@{task}")]
+        subject.require(bool(moved), f"sends the loss of '{task}' to no table of its own")
         subject.require(not foreign, f"lets the loss of '{task}' train tables of other tasks: {', '.join(foreign)}")

@@ -52,7 +52,13 @@ class Subject:
         """Return a new head in training mode; torch's generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.head_class(self.in_features, self.outputs, self.config)
+            return self.head_class.create(
+                self.in_features,
+                self.outputs,
+                self.config,
+                features=features_spec(_features(), self.head_class.tables, self.tasks),
+                binary=[str(task["name"]) for task in self.tasks_config() if task["kind"] == "binary"],
+            )
 
     def inputs(self, num_rows: int = 8, *, seed: int = 0, scale: float = 1.0, per_task: bool = True) -> Representation:
         """Return normal numbers times ``scale``, all of them leaves.
@@ -74,7 +80,7 @@ class Subject:
         return Representation(
             shared=normal(num_rows, self.in_features),
             per_task=tuple(normal(num_rows, self.in_features) for _ in self.tasks)
-            if per_task or self.head_class.tables == "own"
+            if per_task or self.head_class.tables != "shared"
             else None,
             features=Features(
                 fields={f.name: normal(num_rows, f.dim) for f in spec.fields},

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from torchrec_mtl.heads.base import split_logits
 from torchrec_mtl.heads.layers import MLP, GlobalBatchNorm, LayerNorm, StackedLinear, make_norm
+from torchrec_mtl.heads.towers import split_logits
 
 K, B, I = 3, 7, 5  # noqa: E741
 
@@ -37,6 +37,8 @@ def test_stacked_towers_equal_towers_apart(norm):
     for _ in range(2):
         apart = torch.stack([tower(x[k], valid) for k, tower in enumerate(towers)])
         torch.testing.assert_close(stacked(x, valid), apart)
+    shared = torch.stack([tower(x[0], valid) for tower in towers])
+    torch.testing.assert_close(stacked(x[0], valid), shared)
     stacked.eval()
     torch.testing.assert_close(stacked(x), torch.stack([tower.eval()(x[k]) for k, tower in enumerate(towers)]))
 

@@ -15,7 +15,7 @@ def written_out(head, k, x):
         x = torch.relu(x @ m.weight.T + m.bias)
     for m in head.towers.linears:
         x = torch.relu(x @ m.weight[k] + m.bias[k])
-    return x @ head.last.weight[k] + head.last.bias[k]
+    return x @ head.towers.last.weight[k] + head.towers.last.bias[k]
 
 
 @pytest.mark.parametrize("shared", [(8, 4), ()])

@@ -22,7 +22,7 @@ def test_logits_equal_towers_written_out():
     for k, x in enumerate(views):
         for m in head.towers.linears:
             x = torch.relu(x @ m.weight[k] + m.bias[k])
-        expected = x @ head.last.weight[k] + head.last.bias[k]
+        expected = x @ head.towers.last.weight[k] + head.towers.last.bias[k]
         torch.testing.assert_close(found[TASKS[k]].view(B, -1), expected[:, : k + 1])
 
 
@@ -66,5 +66,5 @@ def test_a_loss_trains_the_tables_and_the_tower_of_its_task_only():
             if p.grad is not None and (p.grad != 0).any()
         }
         assert trained == {f"user@{task}", f"item@{task}"}
-        reached = head.last.weight.grad.flatten(1).abs().sum(1) > 0
+        reached = head.towers.last.weight.grad.flatten(1).abs().sum(1) > 0
         assert reached.tolist() == [j == k for j in range(2)]
