@@ -1,8 +1,6 @@
-"""The two collectives that modules need; both do nothing in a single process or without a process group."""
+"""What modules need of the process group; without one, or in a single process, there is one rank."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,21 +23,3 @@ def all_sum(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total)
     return total
-
-
-def differentiable_all_sum(value: Tensor) -> Tensor:
-    """Return the sum of ``value`` over ranks; gradients are summed over ranks too."""
-    if world_size() == 1:
-        return value
-    total: Tensor = _AllSum.apply(value)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _AllSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401, ARG004
-        return all_sum(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401, ARG004
-        return all_sum(gradients[0])

@@ -290,5 +290,5 @@ class FeatureReader:
             dense=batch.dense,
             spec=self.spec,
             noise=Noise(seed, batch.step, batch.rows, batch.global_size),
-            valid=batch.valid,
+            valid=None if batch.full else batch.valid,
         )

@@ -55,6 +55,7 @@ def make_batch(
         ids={name: _pad(values, size) for name, values in rows.ids.items()},
         step=step,
         global_size=global_size,
+        full=len(rows) == size,
     )
 
 

@@ -27,6 +27,7 @@ class Batch(Pipelineable):
         ids: name -> [B] int64; groups of gauc ("group"). Never an input.
         step: number of the global batch, counted over epochs; seeds the noise.
         global_size: rows of the global batch, padding included.
+        full: no row is padding; known without reading ``valid`` back from a device.
     """
 
     dense: Tensor
@@ -39,6 +40,7 @@ class Batch(Pipelineable):
     ids: Mapping[str, Tensor]
     step: int
     global_size: int
+    full: bool = False
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
@@ -64,4 +66,5 @@ class Batch(Pipelineable):
             ids={name: change(values) for name, values in self.ids.items()},
             step=self.step,
             global_size=self.global_size,
+            full=self.full,
         )

@@ -1,4 +1,4 @@
-"""Layers of towers: plain ones, and K of them in one batched product; norms that are equal on all ranks."""
+"""Layers of towers: plain ones, and K of them in one batched product."""
 
 from __future__ import annotations
 
@@ -10,70 +10,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.collectives import differentiable_all_sum
+from torchrec_mtl.heads.batch_norm import GlobalBatchNorm
 
 # Shapes: B batch, K towers, I input width, H output width.
 
 Norm = Literal["none", "batch", "layer"]
-
-
-class GlobalBatchNorm(nn.Module):
-    """Batch norm whose statistics are over the rows of ALL ranks, padding left out.
-
-    ``torch.nn.SyncBatchNorm`` refuses CPU, and TorchRec's data parallel does not broadcast buffers, so that plain
-    running means would drift apart between ranks.
-
-    Args:
-        num_features: H.
-        num_towers: K where the input is [K, B, H] and each tower has statistics of its own; None for [..., B, H].
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(
-        self, num_features: int, num_towers: int | None = None, eps: float = 1e-5, momentum: float = 0.1
-    ) -> None:
-        """See the class."""
-        super().__init__()
-        self.stacked, self.eps, self.momentum = num_towers is not None, eps, momentum
-        shape = (num_features,) if num_towers is None else (num_towers, 1, num_features)
-        self.weight = nn.Parameter(torch.ones(shape))
-        self.bias = nn.Parameter(torch.zeros(shape))
-        self.register_buffer("running_mean", torch.zeros(shape))
-        self.register_buffer("running_var", torch.ones(shape))
-
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Normalise.
-
-        Args:
-            x: [K, B, H] with ``num_towers``, else [..., B, H].
-            valid: [B], 1 for rows that count.
-        """
-        if not self.training:
-            return self._scaled(x, self.running_mean, self.running_var)
-        mean, var, count = self._statistics(x, valid)
-        with torch.no_grad():
-            unbiased = var * count / (count - 1).clamp_min(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
-        return self._scaled(x, mean, var)
-
-    def _scaled(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return (x - mean) * (torch.rsqrt(var + self.eps) * self.weight) + self.bias
-
-    def _statistics(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        rows = x.new_ones(x.shape[-2]) if valid is None else valid
-        w = rows.unsqueeze(-1)
-        dims = [-2] if self.stacked else list(range(x.dim() - 1))
-        repeats = 1 if self.stacked else math.prod(x.shape[:-2])
-        total = (x * w).sum(dims, keepdim=self.stacked)
-        sums = differentiable_all_sum(torch.cat([total.flatten(), (rows.sum() * repeats).reshape(1)]))
-        count = sums[-1].clamp_min(1)
-        mean = sums[:-1].view_as(total) / count
-        # A second collective: the one-pass formula E[x^2] - E[x]^2 loses all digits where the mean is large.
-        var = differentiable_all_sum(((x - mean).square() * w).sum(dims, keepdim=self.stacked)) / count
-        return mean, var, count.detach()
 
 
 class LayerNorm(nn.Module):
@@ -89,7 +30,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Normalise x [..., H]."""
-        return nn.functional.layer_norm(x, (self.num_features,)) * self.weight + self.bias
+        return torch.addcmul(self.bias, nn.functional.layer_norm(x, (self.num_features,)), self.weight)
 
 
 def make_norm(kind: Norm, num_features: int, num_towers: int | None = None) -> GlobalBatchNorm | LayerNorm | None:
@@ -148,7 +89,9 @@ class MLP(nn.Module):
         """Return [..., B, H], [K, B, H] from K towers; ``valid`` [B] tells batch norm which rows count."""
         for i, linear in enumerate(self.linears):
             x = linear(x)
-            if len(self.norms):
-                x = cast(Tensor, self.norms[i](x, valid))
-            x = torch.relu(x)
+            if not len(self.norms):
+                x = torch.relu(x)
+                continue
+            # In place: the norms have no use for what they returned.
+            x = torch.relu_(cast(Tensor, self.norms[i](x, valid)))
         return x

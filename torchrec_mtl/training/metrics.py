@@ -11,7 +11,6 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
-from scipy.stats import rankdata, spearmanr
 
 Vector = NDArray[np.float64]
 
@@ -113,7 +112,7 @@ def regression_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, f
         "mae": mae,
         "nrmse": np.nan if _constant(y) else _ratio(rmse, y.std()),
         "nmae": _ratio(mae, abs(y.mean())),
-        "spearman": np.nan if _constant(y) or _constant(p) else float(spearmanr(y, p).statistic),
+        "spearman": np.nan if _constant(y) or _constant(p) else _spearman(y, p),
         "gini": gini(y, p),
         "calibration": _ratio(p.sum(), y.sum()),
     }
@@ -169,7 +168,7 @@ def auc(labels: ArrayLike, predictions: ArrayLike) -> float:
     num_pairs = num_positives * (y.size - num_positives)
     if num_pairs == 0 or _undefined(p):
         return np.nan
-    rank_sum = rankdata(p)[y == 1].sum()
+    rank_sum = _ranks(p)[y == 1].sum()
     return float((rank_sum - num_positives * (num_positives + 1) / 2) / num_pairs)
 
 
@@ -246,7 +245,7 @@ def gini(labels: ArrayLike, predictions: ArrayLike) -> float:
     if _undefined(p) or _constant(y):
         return np.nan
     deviation = y - y.mean()
-    return _ratio(rankdata(p) @ deviation, rankdata(y) @ deviation)
+    return _ratio(_ranks(p) @ deviation, _ranks(y) @ deviation)
 
 
 def _columns(labels: ArrayLike, predictions: ArrayLike) -> tuple[Vector, Vector]:
@@ -296,3 +295,19 @@ def _constant(values: Vector) -> bool:
 
 def _ratio(numerator: float, denominator: float) -> float:
     return float(numerator / denominator) if denominator != 0 else np.nan
+
+
+# scipy.stats takes a second or two to import, which nothing but an evaluation should wait for.
+
+
+def _ranks(x: Vector) -> Vector:
+    from scipy.stats import rankdata
+
+    ranks: Vector = rankdata(x)
+    return ranks
+
+
+def _spearman(x: Vector, y: Vector) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic)

@@ -72,7 +72,13 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
         # TorchRec hands DDP an argument that torch has renamed; nothing a user could do about it.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         # Its data parallel wants the same graph at every step: see Objective.activate.
-        sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
+        sharded = DistributedModelParallel(
+            model,
+            device=device,
+            plan=plan,
+            sharders=sharders(),
+            init_data_parallel=dist.get_world_size() > 1,  # one rank has nobody to share gradients with
+        )
     initialise_tables(sharded.state_dict(), config.features, config.train.seed)
     return sharded
 
