@@ -11,7 +11,13 @@ from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
 
 ROWS = 256
-EXAMPLES = ["cdnow/htlnet.yaml", "cdnow/shared_bottom.yaml", "kuairand/htlnet.yaml", "online_retail/htlnet.yaml"]
+EXAMPLES = [
+    "ali_ccp/mmoe.yaml",
+    "cdnow/htlnet.yaml",
+    "cdnow/shared_bottom.yaml",
+    "kuairand/htlnet.yaml",
+    "online_retail/htlnet.yaml",
+]
 
 
 def made_up(config):

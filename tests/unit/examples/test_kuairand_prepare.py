@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 HISTORY_END = 1_650_000_000_000  # in milliseconds
 OUTCOMES = {
@@ -21,6 +22,7 @@ OUTCOMES = {
     "is_forward",
     "is_hate",
 }
+RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"
 PREPARED = ["test", "train", "users", "validation", "videos"]
 
 
@@ -111,6 +113,36 @@ def write_parquet_slice(folder: Path, *, log: pd.DataFrame = SECOND) -> Path:
     return folder
 
 
+LOG_LAYOUT = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
+    "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
+)
+VIDEO_LAYOUT = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,"
+    "music_id,music_type,tag"
+)
+
+
+def write_whole_release(folder: Path) -> Path:
+    """All six files with all their columns; the first 3 of 100 rows of the second log are not later than the first."""
+    rng = np.random.default_rng(0)
+    data = folder / "data"
+    data.mkdir(parents=True)
+    logs = {
+        prepare.CSV_HISTORY_LOG: (HISTORY_END - 99_000, 100, 0),
+        prepare.CSV_LOG: (HISTORY_END - 2000, 100, 0),
+        RANDOM_LOG: (HISTORY_END + 500, 40, 1),
+    }
+    for name, (start, count, is_rand) in logs.items():
+        log = make_log(start=start, users=rng.integers(0, 4, count).tolist(), videos=rng.integers(0, 7, count).tolist())
+        log = log.assign(date=20220421, hourmin=1300, is_profile_enter=0, is_rand=is_rand)
+        log.sort_values(["user_id", "time_ms"])[LOG_LAYOUT.split(",")].to_csv(data / name, index=False)
+    make_users(4).to_csv(data / "user_features_pure.csv", index=False)
+    make_videos(7).reindex(columns=VIDEO_LAYOUT.split(",")).to_csv(data / "video_features_basic_pure.csv", index=False)
+    make_videos(7)[["video_id"]].assign(show_cnt=1.0).to_csv(data / "video_features_statistic_pure.csv", index=False)
+    return folder
+
+
 def run(*arguments: str | Path) -> int:
     return int(prepare.main([str(argument) for argument in arguments]))
 
@@ -139,6 +171,60 @@ def test_both_layouts_give_the_same_files(tmp_path: Path, prepared: Path) -> Non
     for name in PREPARED:
         assert pq.read_table(tmp_path / "out" / f"{name}.parquet").equals(pq.read_table(prepared / f"{name}.parquet"))
     assert (tmp_path / "out" / "vocabulary.json").read_text() == (prepared / "vocabulary.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kuairand_release")
+    write_whole_release(folder / "KuaiRand-Pure")
+    assert run("--source", folder / "KuaiRand-Pure", "--out", folder / "out", "--min-count", "1") == 0
+    return folder
+
+
+def test_histories_of_the_release_hold_earlier_events_of_the_user_only(whole: Path) -> None:
+    raw = whole / "KuaiRand-Pure" / "data"
+    earlier = pd.read_csv(raw / prepare.CSV_HISTORY_LOG).sort_values("time_ms")
+    ids = {video: index + 1 for index, video in enumerate(read_vocabulary(whole / "out")["video"])}
+    samples = pd.concat([read(whole / "out", name) for name in ("train", "validation", "test")])
+    later = pd.read_csv(raw / prepare.CSV_LOG).query("time_ms > @HISTORY_END")
+    assert len(later) == 97
+    assert sorted(samples["time_ms"]) == sorted(later["time_ms"])
+    for row in samples.itertuples():
+        events = earlier[(earlier["user_id"] == row.user_id) & (earlier["time_ms"] < row.time_ms)]
+        assert row.watched.tolist() == events["video_id"].map(ids).tolist()
+        assert row.liked.tolist() == events[events["is_like"] == 1]["video_id"].map(ids).tolist()
+        assert row.long_watched.tolist() == events[events["long_view"] == 1]["video_id"].map(ids).tolist()
+
+
+def test_neither_random_log_nor_statistics_are_read(tmp_path: Path, whole: Path) -> None:
+    source = write_whole_release(tmp_path / "KuaiRand-Pure")
+    for name in (RANDOM_LOG, "video_features_statistic_pure.csv"):
+        (source / "data" / name).write_text("not,what\nit,was\n")
+    assert run("--source", source / "data", "--out", tmp_path / "out", "--min-count", "1") == 0
+    for name in PREPARED:
+        before = whole / "out" / f"{name}.parquet"
+        assert (tmp_path / "out" / f"{name}.parquet").read_bytes() == before.read_bytes()
+
+
+def test_the_random_log_is_converted_on_request(tmp_path: Path, whole: Path) -> None:
+    log = whole / "KuaiRand-Pure" / "data" / RANDOM_LOG
+    assert run("--log", log, "--out", whole / "out") == 0
+    random = read(whole / "out", log.stem)
+    (whole / "out" / f"{log.stem}.parquet").unlink()
+    assert len(random) == 40
+    assert list(random.columns) == list(read(whole / "out", "test").columns)
+    assert random["video_id"].tolist() == pd.read_csv(log)["video_id"].tolist()
+    assert (random["video"] > 0).all()
+
+
+def test_the_yaml_has_room_for_what_prepare_fixes(whole: Path) -> None:
+    config = yaml.safe_load(Path(prepare.__file__).with_name("htlnet.yaml").read_text(encoding="utf-8"))
+    rows = {table["name"]: table["rows"] for table in config["features"]["tables"]}
+    sizes = prepare.table_sizes(read_vocabulary(whole / "out"))
+    used = {feature["name"]: feature["table"] for feature in config["features"]["sparse"]}
+    assert all(rows[table] >= sizes[name] for name, table in used.items() if name in sizes)
+    columns = set(read(whole / "out", "train").columns) - set(prepare.LABELS)
+    assert {*used, *(feature["name"] for feature in config["features"]["dense"])} <= columns
 
 
 def test_histories_of_a_log_are_the_last_50_oldest_first() -> None:
