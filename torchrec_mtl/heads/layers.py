@@ -55,6 +55,10 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [K, B, H]; for x [B, I] the K maps are one wide matrix."""
+        if x.dim() == 2 and 1 in self.weight.shape:
+            # The wide matrix's gradient would have other strides than the parameter in a dimension of size 1, which
+            # autograd takes for equal and data parallel does not.
+            x = x.expand(len(self.weight), -1, -1)
         if x.dim() == 3:
             return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
         k, _, h = self.weight.shape

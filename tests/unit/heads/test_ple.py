@@ -1,0 +1,106 @@
+"""PLE equals its equations written out, level by level, and keeps each task's experts to that task."""
+
+from itertools import chain
+
+import pytest
+import torch
+
+from tests.unit.heads.reference import layers, mixture, tower
+from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.heads.ple import PLE
+from torchrec_mtl.testing import check_head
+
+OUTPUTS = {"click": 1, "buy": 1, "spend": 2}
+B, D = 6, 5
+
+
+def level_written_out(level, shared, xs):
+    common = [layers(level.experts.linears, i, shared) for i in range(level.shared_experts)]
+    own = []
+    for k, x in enumerate(xs):
+        first = level.shared_experts + k * level.task_experts
+        own.append([layers(level.experts.linears, first + i, x) for i in range(level.task_experts)])
+    outs = [mixture(level.gates.linear.weight[k], x, common + own[k]) for k, x in enumerate(xs)]
+    if level.shared_gate is None:
+        return None, outs
+    return mixture(level.shared_gate.weight.T, shared, [*common, *chain.from_iterable(own)]), outs
+
+
+def written_out(head, shared, xs):
+    for level in head.levels:
+        shared, xs = level_written_out(level, shared, xs)
+    return [tower(head.towers, k, x) for k, x in enumerate(xs)]
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+@pytest.mark.parametrize(
+    ("levels", "shared_experts", "task_experts"),
+    [(((7, 4),), 2, 1), (((4,), (7, 3)), 1, 2), (((4,), (4,), (3,)), 2, 3)],
+)
+def test_logits_equal_the_equations(levels, shared_experts, task_experts, per_task):
+    torch.manual_seed(0)
+    config = PLE.Config(levels=levels, shared_experts=shared_experts, task_experts=task_experts, tower=(3,))
+    head = PLE(D, OUTPUTS, config)
+    shared, views = torch.randn(B, D), tuple(torch.randn(B, D) for _ in OUTPUTS)
+    found = head(Representation(shared, views if per_task else None)).logits
+    expected = written_out(head, shared, views if per_task else [shared] * len(OUTPUTS))
+    for k, (task, width) in enumerate(OUTPUTS.items()):
+        torch.testing.assert_close(found[task].view(B, -1), expected[k][:, :width])
+
+
+def reached_experts(levels, task):
+    """[level, expert]: whether the task's loss reaches the expert; 2 shared, then 2 of each of 3 tasks."""
+    torch.manual_seed(0)
+    head = PLE(D, OUTPUTS, PLE.Config(levels=levels, shared_experts=2, task_experts=2))
+    head(Representation(torch.randn(200, D))).logits[task].sum().backward()
+    return [(level.experts.linears[0].weight.grad.abs().sum((1, 2)) != 0).tolist() for level in head.levels]
+
+
+def test_the_last_level_keeps_experts_to_their_task():
+    (reached,) = reached_experts(((8,),), "buy")
+    assert reached == [True, True, False, False, True, True, False, False]
+
+
+def test_the_level_before_reaches_all_experts_through_the_shared_gate():
+    first, last = reached_experts(((8,), (8,)), "buy")
+    assert all(first)
+    assert last == [True, True, False, False, True, True, False, False]
+
+
+def test_views_of_other_tasks_are_not_read_at_one_level():
+    head = PLE(D, OUTPUTS, PLE.Config())
+    shared = torch.randn(B, D, requires_grad=True)
+    views = tuple(torch.randn(B, D, requires_grad=True) for _ in OUTPUTS)
+    logit = head(Representation(shared, views)).logits["buy"]
+    gradients = torch.autograd.grad(logit.sum(), [shared, *views], materialize_grads=True, allow_unused=True)
+    assert [bool((g != 0).any()) for g in gradients] == [True, False, True, False]
+
+
+def test_gates_sum_to_one():
+    head = PLE(D, OUTPUTS, PLE.Config(levels=((4,), (4,)), task_experts=3))
+    level, x = head.levels[0], torch.randn(B, D)
+    gates = level.gates(x)
+    torch.testing.assert_close(gates.sum(-1), torch.ones(len(OUTPUTS), B))
+    assert gates.shape[-1] == 2 + 3
+    with torch.no_grad():  # experts that all give 1: what a mixture is then, is the sum of its weights
+        for m in level.experts.linears:
+            m.weight.zero_()
+            m.bias.fill_(1.0)
+    for mixed in level(x, x):
+        torch.testing.assert_close(mixed, torch.ones_like(mixed))
+
+
+VARIANTS = [
+    PLE.Config(levels=((8,), (6, 4)), norm="batch", tower=()),
+    PLE.Config(levels=((8, 4), (6,), (4,)), shared_experts=1, task_experts=2, norm="layer"),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=lambda c: c.norm)
+def test_options_break_no_promise(config):
+    check_head(PLE, config)
+
+
+@pytest.mark.parametrize("outputs", [("watch",), ("click", "watch")], ids=len)
+def test_two_levels_take_fewer_tasks(outputs):
+    check_head(PLE, PLE.Config(levels=((8,), (6,))), outputs=outputs)

@@ -1,0 +1,138 @@
+"""Progressive layered extraction (Tang et al., RecSys 2020); with one level, customized gate control (CGC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
+from torchrec_mtl.heads.experts import Gates, mix
+from torchrec_mtl.heads.layers import MLP, Norm
+from torchrec_mtl.heads.towers import Towers
+
+# Shapes: B batch, K tasks, S shared experts, T experts of a task, E = S + K T, I input width, H expert width.
+
+
+class Level(nn.Module):
+    """One level of extraction: task k's output mixes the shared experts and its own, never another task's.
+
+    ``g_k = sum_i softmax(W_k x_k)_i V_i`` over the S shared experts, which read ``x_s``, and the T experts of task k,
+    which read ``x_k`` (Eq. 1 to 3); ``g_s = sum_i softmax(W_s x_s)_i V_i`` over all E experts (Section 4.2).
+
+    Args:
+        num_tasks: K.
+        in_features: I.
+        sizes: widths of each expert's layers.
+        shared_experts: S.
+        task_experts: T.
+        feeds_another: make the shared output ``g_s``, which the next level reads.
+        norm: none, batch (over all ranks), or layer.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        in_features: int,
+        sizes: Sequence[int],
+        *,
+        shared_experts: int,
+        task_experts: int,
+        feeds_another: bool,
+        norm: Norm,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.num_tasks, self.shared_experts, self.task_experts = num_tasks, shared_experts, task_experts
+        num_experts = shared_experts + num_tasks * task_experts
+        self.experts = MLP(in_features, sizes, norm=norm, num_towers=num_experts)
+        self.gates = Gates(num_tasks, in_features, shared_experts + task_experts)
+        self.shared_gate = nn.Linear(in_features, num_experts, bias=False) if feeds_another else None
+        self.out_features = self.experts.out_features
+
+    def forward(self, shared: Tensor, by_task: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``g_s`` [B, H] (the input where no level follows) and the tasks' outputs ``g_k`` [K, B, H].
+
+        Args:
+            shared: [B, I], what the shared experts read.
+            by_task: [K, B, I], what each task's experts read, or ``shared`` itself where all read the same.
+            valid: [B], 1 for rows that count.
+        """
+        values = self.experts(self._inputs(shared, by_task), valid)
+        common = values[: self.shared_experts].transpose(0, 1)
+        own = values[self.shared_experts :].unflatten(0, (self.num_tasks, self.task_experts)).transpose(1, 2)
+        # Two mixtures of S and T experts, so that the shared values are not repeated for each task.
+        gates = self.gates(by_task)
+        mixed = mix(gates[..., : self.shared_experts], common) + mix(gates[..., self.shared_experts :], own)
+        if self.shared_gate is None:
+            return shared, mixed
+        gate = torch.softmax(self.shared_gate(shared), dim=-1)
+        return mix(gate.unsqueeze(0), values.transpose(0, 1)).squeeze(0), mixed
+
+    def _inputs(self, shared: Tensor, by_task: Tensor) -> Tensor:
+        """Return [B, I], which makes one wide product, or [E, B, I], what each expert reads."""
+        if by_task.dim() == 2:
+            return by_task
+        own = by_task.unsqueeze(1).expand(-1, self.task_experts, -1, -1).flatten(0, 1)
+        return torch.cat([shared.expand(self.shared_experts, -1, -1), own])
+
+
+class PLE(Head):
+    """Shared experts and experts of each task, level upon level, then a tower a task (Eq. 5, 6).
+
+    All experts of a level are one product a layer. At the first level, under a bottom that makes one representation a
+    task, task k's experts and gate read that of task k, the shared experts and gate ``representation.shared``.
+
+    Example:
+        >>> head = PLE(8, ["click", "buy"], PLE.Config(levels=((16,), (8,)), tower=(4,)))
+        >>> {task: tuple(z.shape) for task, z in head(Representation(torch.zeros(5, 8))).logits.items()}
+        {'click': (5,), 'buy': (5,)}
+    """
+
+    class Config(HeadConfig):
+        """Options of ``head: {type: ple}``."""
+
+        type: str = "ple"
+        shared_experts: PositiveInt = 2
+        """Number of experts that all tasks share, at each level."""
+        task_experts: PositiveInt = 1
+        """Number of experts of each task, at each level."""
+        levels: Annotated[tuple[Annotated[tuple[PositiveInt, ...], Field(min_length=1)], ...], Field(min_length=1)] = (
+            (128, 64),
+        )
+        """Widths of each expert's layers, level by level; one level is CGC."""
+        tower: tuple[PositiveInt, ...] = (64,)
+        """Widths of each task's layers."""
+        norm: Norm = "none"
+
+    def __init__(
+        self, in_features: int, outputs: Mapping[str, int] | Sequence[str], config: Config | None = None
+    ) -> None:
+        """See `Head`."""
+        config = config or self.Config()
+        super().__init__(in_features, outputs, config)
+        self.levels = nn.ModuleList()
+        for i, sizes in enumerate(config.levels):
+            level = Level(
+                self.num_tasks,
+                in_features,
+                sizes,
+                shared_experts=config.shared_experts,
+                task_experts=config.task_experts,
+                feeds_another=i + 1 < len(config.levels),
+                norm=config.norm,
+            )
+            self.levels.append(level)
+            in_features = level.out_features
+        self.towers = Towers(in_features, config.tower, self.outputs, norm=config.norm)
+
+    def forward(self, representation: Representation) -> HeadOutput:
+        """Return one logit a task (or as many as its loss needs)."""
+        shared, by_task, valid = representation.shared, representation.by_task(), representation.valid
+        for level in self.levels:
+            shared, by_task = level(shared, by_task, valid)
+        return HeadOutput(logits=self.towers.logits(by_task, valid))
