@@ -12,6 +12,7 @@ warm_imports='
 import torch, torchrec, torchrec.distributed.train_pipeline, torchrec.metrics.metric_module
 import torch._dynamo, torch.distributed.checkpoint, torch.distributed.run, torch.export, torch.utils.tensorboard
 import lightgbm, pandas, pyarrow.parquet, pydantic, pytest, rich.progress, scipy.stats, torchjd, torchx.cli, typer
+import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg, matplotlib.figure, optuna
 '
 read -r -a pip_args <<<"${PIP_ARGS:-}"
 

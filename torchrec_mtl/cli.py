@@ -175,6 +175,52 @@ def predict(
         typer.echo(f"{rows} rows written to {out}")
 
 
+@app.command()
+def bench(
+    suite: Annotated[Path, typer.Argument(help="The suite as YAML.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; by default runs/bench-NAME.", show_default=False)
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Run these models alone; may be repeated.", show_default=False)
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Run on these data sets alone; may be repeated.", show_default=False)
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once, one thread each.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all configs and count the runs.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Write the tables of what is there.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
+) -> None:
+    """Compare models on data sets: equal tuning, several seeds, tables with intervals; or go on where it stopped.
+
+    Writes to the folder of the results: runs.jsonl, runs.parquet, table.md, table.html, and plots.
+    """
+    with _errors_for_people():
+        from rich.console import Console
+
+        from torchrec_mtl.bench.command import InterruptedBenchError, Options
+        from torchrec_mtl.bench.command import bench as run_bench
+
+        options = Options(
+            suite,
+            out,
+            data or (),
+            models or (),
+            processes,
+            dry_run=dry_run,
+            report_only=report_only,
+            retry_failed=retry_failed,
+        )
+        try:
+            run_bench(options, Console())
+        except InterruptedBenchError as stop:
+            typer.echo(f"{stop}; the same command goes on from there", err=True)
+            raise typer.Exit(130) from None
+
+
 @app.command("doctor")
 def doctor_command() -> None:
     """Look at the installed versions; name what does not fit, and the command that mends it."""

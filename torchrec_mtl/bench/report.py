@@ -1,0 +1,78 @@
+"""The parts of a report, whatever it is written as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mark = Literal["", "better", "worse", "failed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: its first line.
+        small: its second line, if any.
+        mark: better and worse than what it is compared with, beyond chance; or failed.
+        number: whether it is set as a number, to the right.
+    """
+
+    text: str
+    small: str = ""
+    mark: Mark = ""
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: above it.
+        columns: their heads.
+        rows: cells, one a column.
+        notes: lines below it, plain text.
+        folded: closed at first where the format can.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing.
+
+    Attributes:
+        name: of its file.
+        title: what it shows.
+        svg: the drawing.
+    """
+
+    name: str
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One data set."""
+
+    title: str
+    tables: tuple[Table, ...]
+    plots: tuple[Plot, ...]
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole."""
+
+    title: str
+    head: tuple[str, ...]
+    sections: tuple[Section, ...]
