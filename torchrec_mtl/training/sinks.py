@@ -6,11 +6,15 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class MetricSink(Protocol):
@@ -66,9 +70,13 @@ class TensorBoardSink:
     """Scalars for TensorBoard."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        self._folder, self._first_step = folder, first_step
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: not before there is something to write
+
+        return SummaryWriter(str(self._folder), purge_step=self._first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add one scalar a name."""
@@ -77,7 +85,8 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """Flush."""
-        self._writer.close()
+        if "_writer" in vars(self):
+            self._writer.close()
 
 
 class ProgressSink:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchrec.metrics.metric_module import RecMetricModule, generate_metric_module
-from torchrec.metrics.metrics_config import MetricsConfig, RecMetricDef, RecMetricEnum, RecTaskInfo
 
 from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.objective import StepOutput
 
-_METRICS = {
-    "binary": (RecMetricEnum.NE, RecMetricEnum.CALIBRATION),
-    "regression": (RecMetricEnum.MSE, RecMetricEnum.CALIBRATION),
-}
+if TYPE_CHECKING:
+    from torchrec.metrics.metric_module import RecMetricModule
+
+_METRICS = {"binary": ("NE", "CALIBRATION"), "regression": ("MSE", "CALIBRATION")}  # names of ``RecMetricEnum``
 _SHOWN = {"ne": "ne", "rmse": "rmse", "calibration": "calibration"}
 
 
@@ -33,25 +33,34 @@ class WindowMetrics:
     """
 
     def __init__(self, tasks: Sequence[TaskConfig], *, rows: int, update_rows: int, device: torch.device) -> None:
+        self._tasks, self._rows, self._update_rows, self._device = tasks, rows, update_rows, device
+        self._held: list[Tensor] = []
+
+    @cached_property
+    def _module(self) -> RecMetricModule:
+        # Slow to import: not before there is something to show.
+        from torchrec.metrics.metric_module import RecMetricModule, generate_metric_module
+        from torchrec.metrics.metrics_config import MetricsConfig, RecMetricDef, RecMetricEnum, RecTaskInfo
+
+        tasks = self._tasks
         infos = [RecTaskInfo(t.name, f"{t.name}-label", f"{t.name}-prediction", f"{t.name}-weight") for t in tasks]
         definitions = {
-            metric: RecMetricDef(
+            RecMetricEnum[metric]: RecMetricDef(
                 rec_tasks=[i for i, t in zip(infos, tasks, strict=True) if metric in _METRICS[t.kind]],
-                window_size=max(rows, update_rows * world_size()),
+                window_size=max(self._rows, self._update_rows * world_size()),
             )
             for metric in dict.fromkeys(m for t in tasks for m in _METRICS[t.kind])
         }
-        self._tasks = [t.name for t in tasks]
-        self._held: list[Tensor] = []
-        self._module: RecMetricModule = generate_metric_module(
+        module: RecMetricModule = generate_metric_module(
             RecMetricModule,
             MetricsConfig(rec_tasks=infos, rec_metrics=definitions, throughput_metric=None, state_metrics=[]),
-            batch_size=update_rows,
+            batch_size=self._update_rows,
             world_size=world_size(),
             my_rank=rank(),
             state_metrics_mapping={},
-            device=device,
+            device=self._device,
         )
+        return module
 
     def hold(self, output: StepOutput) -> None:
         """Keep a step's predictions for the next update; nothing is read back."""
@@ -63,14 +72,14 @@ class WindowMetrics:
         self._held.clear()
         columns: dict[str, Tensor] = {}
         for k, task in enumerate(self._tasks):
-            columns |= {f"{task}-prediction": predictions[:, k], f"{task}-label": labels[:, k]}
-            columns[f"{task}-weight"] = weights[:, k]
+            columns |= {f"{task.name}-prediction": predictions[:, k], f"{task.name}-label": labels[:, k]}
+            columns[f"{task.name}-weight"] = weights[:, k]
         self._module.update(columns)
         found = self._module.compute()
         values: dict[str, float] = {}
         for key, value in found.items():  # "ne-click|window_ne"
-            task = key.partition("-")[2].partition("|")[0]
+            of_task = key.partition("-")[2].partition("|")[0]
             name = key.rpartition("|")[2]
             if name.startswith("window_") and name.removeprefix("window_") in _SHOWN:
-                values[f"{task}/{name.removeprefix('window_')}"] = float(value)
+                values[f"{of_task}/{name.removeprefix('window_')}"] = float(value)
         return values

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats  # noqa: F401 - imported by the first metric that ranks, and slower than hypothesis allows an example
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
