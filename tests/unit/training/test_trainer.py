@@ -177,7 +177,10 @@ def test_phases_train_their_tasks_only(files: dict[str, str], tmp_path: Path) ->
     assert run.records.saves == [4, 6, 8]
     start, _ = open_run(run.raw)
     first = start.objective.head.towers.last.weight.detach()
-    after = [saved(tmp_path, name)["model.objective.head.towers.last.weight"] for name in ("step-000000004", "step-000000008")]
+    after = [
+        saved(tmp_path, name)["model.objective.head.towers.last.weight"]
+        for name in ("step-000000004", "step-000000008")
+    ]
     moved = [[bool((a[k] != b[k]).any()) for k in range(3)] for a, b in itertools.pairwise([first, *after])]
     assert moved == [[True, False, False], [False, True, True]]
 
