@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py examples/cdnow/htlnet.yaml [key=value ...] [--repeats 5]
 
-The hand-written loop has the same tables, the same HTLNet, and the plain sum of the losses, in
+The hand-written loop has the same tables, the same head, and the plain sum of the losses, in
 `DistributedModelParallel` with the same fused optimizer; it is given its batches for nothing and ends an epoch with
 predictions of the evaluation batches and AUCs. The job reads, shuffles, and encodes Parquet, trains, logs, evaluates
 with all metrics, and writes checkpoints; it runs once with the sum and once with the gradient rule of the config. One
@@ -36,8 +36,8 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.statistics import Statistics
-from torchrec_mtl.embeddings import Embeddings
-from torchrec_mtl.heads.htlnet import HTLNet
+from torchrec_mtl.embeddings import Embeddings, features_spec
+from torchrec_mtl.registry import resolve
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.metrics import auc
@@ -54,7 +54,7 @@ Epoch = Callable[[], int]
 
 
 class HandWritten(torch.nn.Module):
-    """What a TorchRec user writes: tables, concatenation, HTLNet, the sum of mean losses."""
+    """What a TorchRec user writes: tables, concatenation, a head, the sum of mean losses."""
 
     def __init__(self, config: RunConfig, scale: dict[str, tuple[float, float]]) -> None:
         super().__init__()
@@ -62,8 +62,12 @@ class HandWritten(torch.nn.Module):
         self.embeddings = Embeddings(features, "shared", config.task_names)
         dims = {t.name: t.dim for t in features.tables}
         width = sum(dims[f.table] for f in (*features.sparse, *features.sequences)) + len(features.dense)
-        assert isinstance(config.head, HTLNet.Config)
-        self.head = HTLNet(width, config.task_names, config.head)
+        head_class = resolve("head", config.head.type)
+        assert head_class.tables == "shared" and not head_class.reads_features, "a head on what is concatenated here"
+        binary = [task.name for task in config.tasks if task.kind == "binary"]
+        spec = features_spec(features, "shared", config.task_names)
+        outputs = dict.fromkeys(config.task_names, 1)
+        self.head = head_class.create(width, outputs, config.head, features=spec, binary=binary)
         self.tasks, self.scale = config.tasks, scale
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -89,7 +89,7 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     trained = not state.finished
     if trained:
         _train(session, state, files, checkpoints, run_dir, console)
-    return _final(session, files, checkpoints, run_dir, trained)
+    return _final(session, files, checkpoints, run_dir, state.step if trained else None)
 
 
 def prepare_data(config: RunConfig, console: Console) -> None:
@@ -219,14 +219,18 @@ def _stop_on_signals(session: Session) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _final(session: Session, files: Files, checkpoints: Checkpoints, run_dir: Path, trained: bool) -> RunResult:
-    which = on_rank_0(lambda: best_or_latest(checkpoints))
+def _final(
+    session: Session, files: Files, checkpoints: Checkpoints, run_dir: Path, trained_step: int | None
+) -> RunResult:
+    """Evaluate the best checkpoint, or the latest; ``trained_step`` is where this process's training ended."""
+    which, trained = on_rank_0(lambda: best_or_latest(checkpoints)), trained_step is not None
     notes = on_rank_0(lambda: checkpoints.notes(which))
     step = int(notes["step"]) if notes else 0
     data, split = (files.test, "test") if files.test is not None else (files.eval, "eval")
     if data is None:
         return RunResult(None, split, step, trained)
-    session.restore(checkpoints, which, weights_only=True)
+    if step != trained_step:  # else it is what the model holds: reading it back would take as much memory again
+        session.restore(checkpoints, which, weights_only=True)
     evaluation = session.evaluate(data)
     references: dict[str, Metrics] = {}
     if is_main():
