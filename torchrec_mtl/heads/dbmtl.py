@@ -22,7 +22,7 @@ class DBMTL(Head):
 
     Shared layers and an MLP a task give ``u_t``, all tasks in one product a layer; then the relation layers give
     ``r_t = MLP_t([u_t, r_1, .., r_{t-1}])``, a recurrence over tasks, and task t's logit is linear in ``r_t``. The
-    Bayesian network is the full one in causal order (our choice; the paper lets edges be chosen).
+    Bayesian network is the full one in causal order (our choice; the paper selects edges by model selection).
 
     Example:
         >>> head = DBMTL(8, ["click", "buy"], DBMTL.Config(shared=(16,), task=(8,), relation=(4,)))

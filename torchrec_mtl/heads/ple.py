@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
-from torchrec_mtl.heads.experts import Gates, mix
-from torchrec_mtl.heads.layers import MLP, Norm
+from torchrec_mtl.heads.expert_sets import ExpertSets
+from torchrec_mtl.heads.experts import Experts, Gates, mix
+from torchrec_mtl.heads.layers import Norm
 from torchrec_mtl.heads.towers import Towers
 
 # Shapes: B batch, K tasks, S shared experts, T experts of a task, E = S + K T, I input width, H expert width.
@@ -47,12 +48,12 @@ class Level(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        self.num_tasks, self.shared_experts, self.task_experts = num_tasks, shared_experts, task_experts
-        num_experts = shared_experts + num_tasks * task_experts
-        self.experts = MLP(in_features, sizes, norm=norm, num_towers=num_experts)
+        self.shared_experts = Experts(shared_experts, in_features, sizes, norm=norm)
+        self.task_experts = ExpertSets(num_tasks, task_experts, in_features, sizes, norm=norm)
         self.gates = Gates(num_tasks, in_features, shared_experts + task_experts)
+        num_experts = shared_experts + num_tasks * task_experts
         self.shared_gate = nn.Linear(in_features, num_experts, bias=False) if feeds_another else None
-        self.out_features = self.experts.out_features
+        self.out_features = self.shared_experts.out_features
 
     def forward(self, shared: Tensor, by_task: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``g_s`` [B, H] (the input where no level follows) and the tasks' outputs ``g_k`` [K, B, H].
@@ -62,30 +63,25 @@ class Level(nn.Module):
             by_task: [K, B, I], what each task's experts read, or ``shared`` itself where all read the same.
             valid: [B], 1 for rows that count.
         """
-        values = self.experts(self._inputs(shared, by_task), valid)
-        common = values[: self.shared_experts].transpose(0, 1)
-        own = values[self.shared_experts :].unflatten(0, (self.num_tasks, self.task_experts)).transpose(1, 2)
-        # Two mixtures of S and T experts, so that the shared values are not repeated for each task.
+        common = self.shared_experts(shared, valid)
+        own = self.task_experts(by_task, valid)
+        # Mixtures of shared and of own experts apart, so that no value is copied for each task.
+        count = common.shape[1]
         gates = self.gates(by_task)
-        mixed = mix(gates[..., : self.shared_experts], common) + mix(gates[..., self.shared_experts :], own)
+        mixed = mix(gates[..., :count], common) + mix(gates[..., count:], own.transpose(1, 2))
         if self.shared_gate is None:
             return shared, mixed
-        gate = torch.softmax(self.shared_gate(shared), dim=-1)
-        return mix(gate.unsqueeze(0), values.transpose(0, 1)).squeeze(0), mixed
-
-    def _inputs(self, shared: Tensor, by_task: Tensor) -> Tensor:
-        """Return [B, I], which makes one wide product, or [E, B, I], what each expert reads."""
-        if by_task.dim() == 2:
-            return by_task
-        own = by_task.unsqueeze(1).expand(-1, self.task_experts, -1, -1).flatten(0, 1)
-        return torch.cat([shared.expand(self.shared_experts, -1, -1), own])
+        gate = torch.softmax(self.shared_gate(shared), dim=-1).unsqueeze(0)
+        of_all = mix(gate[..., :count], common) + mix(gate[..., count:], own.flatten(0, 1).transpose(0, 1))
+        return of_all.squeeze(0), mixed
 
 
 class PLE(Head):
     """Shared experts and experts of each task, level upon level, then a tower a task (Eq. 5, 6).
 
-    All experts of a level are one product a layer. At the first level, under a bottom that makes one representation a
-    task, task k's experts and gate read that of task k, the shared experts and gate ``representation.shared``.
+    At each level the shared experts are one product a layer, and the experts of all tasks another. At the first, under
+    a bottom that makes one representation a task, task k's experts and gate read that of task k, the shared experts and
+    gate ``representation.shared``.
 
     Example:
         >>> head = PLE(8, ["click", "buy"], PLE.Config(levels=((16,), (8,)), tower=(4,)))

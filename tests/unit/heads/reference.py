@@ -18,7 +18,8 @@ def layers(linears: Iterable[Any], k: int, x: Tensor) -> Tensor:
 
 def tower(towers: Any, k: int, x: Tensor) -> Tensor:
     """Logits [B, P] of the k-th of `Towers`."""
-    return layers(towers.linears, k, x) @ towers.last.weight[k] + towers.last.bias[k]
+    logits: Tensor = layers(towers.linears, k, x) @ towers.last.weight[k] + towers.last.bias[k]
+    return logits
 
 
 def mixture(gate: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.unit.heads.reference import layers
+from tests.unit.heads.trained import losses_over_training
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
@@ -102,6 +103,11 @@ def test_what_cannot_be_ordered_is_refused_with_a_remedy(tasks, message):
 def test_tasks_over_the_same_rows_are_taken():
     tasks = [task("click"), task("spend", "regression", space="click"), task("buy")]
     assert AITM.Config().problems(tasks) == []
+
+
+def test_a_whole_model_learns_every_task():
+    before, after = losses_over_training(AITM, AITM.Config(tower=(16, 8)))
+    assert (after < before).all()
 
 
 VARIANTS = [

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.unit.heads.reference import layers
+from tests.unit.heads.trained import losses_over_training
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.dbmtl import DBMTL
 from torchrec_mtl.testing import check_head
@@ -56,6 +57,11 @@ def test_a_task_reads_earlier_tasks_only():
             logits[task].sum(), views, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         assert [bool((g != 0).any()) for g in gradients] == [j <= k for j in range(3)]
+
+
+def test_a_whole_model_learns_every_task():
+    before, after = losses_over_training(DBMTL, DBMTL.Config(shared=(16,), task=(8,), relation=(8,)))
+    assert (after < before).all()
 
 
 VARIANTS = [

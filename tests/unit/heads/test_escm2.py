@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.unit.heads.reference import tower
+from tests.unit.heads.trained import losses_over_training
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
@@ -143,6 +144,11 @@ def test_space_is_refused_with_a_remedy():
     (found,) = ESCM2.Config().problems([task("click"), task("buy", space="click")])
     assert found.startswith("escm2 learns P(buy) over all rows of 'click'")
     assert "remove its space" in found
+
+
+def test_a_whole_model_learns_every_task():
+    before, after = losses_over_training(ESCM2, ESCM2.Config(tower=(16,), estimator="dr"))
+    assert (after < before).all()
 
 
 VARIANTS = [

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.unit.heads.reference import tower
+from tests.unit.heads.trained import losses_over_training
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
@@ -106,3 +107,8 @@ def test_norms_break_no_promise(norm):
 @pytest.mark.parametrize("outputs", [{"click": 1}, {"click": 1, "cart": 1, "buy": 1, "spend": 3}], ids=len)
 def test_other_tasks_break_no_promise(outputs):
     check_head(ESMM, ESMM.Config(tower=(8,)), outputs=outputs)
+
+
+def test_a_whole_model_learns_every_task():
+    before, after = losses_over_training(ESMM, ESMM.Config(tower=(16,)))
+    assert (after < before).all()

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tests.unit.heads.reference import layers, mixture, tower
+from tests.unit.heads.reference_sets import expert
+from tests.unit.heads.trained import losses_over_training
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.ple import PLE
 from torchrec_mtl.testing import check_head
@@ -15,11 +17,10 @@ B, D = 6, 5
 
 
 def level_written_out(level, shared, xs):
-    common = [layers(level.experts.linears, i, shared) for i in range(level.shared_experts)]
-    own = []
-    for k, x in enumerate(xs):
-        first = level.shared_experts + k * level.task_experts
-        own.append([layers(level.experts.linears, first + i, x) for i in range(level.task_experts)])
+    common = [layers(level.shared_experts.mlp.linears, i, shared) for i in range(level.shared_experts.num_experts)]
+    own = [
+        [expert(level.task_experts, k, i, x) for i in range(level.task_experts.num_experts)] for k, x in enumerate(xs)
+    ]
     outs = [mixture(level.gates.linear.weight[k], x, common + own[k]) for k, x in enumerate(xs)]
     if level.shared_gate is None:
         return None, outs
@@ -49,22 +50,23 @@ def test_logits_equal_the_equations(levels, shared_experts, task_experts, per_ta
 
 
 def reached_experts(levels, task):
-    """[level, expert]: whether the task's loss reaches the expert; 2 shared, then 2 of each of 3 tasks."""
+    """Return, level by level, whether the task's loss reaches the 2 shared experts, and the experts of each task."""
     torch.manual_seed(0)
     head = PLE(D, OUTPUTS, PLE.Config(levels=levels, shared_experts=2, task_experts=2))
     head(Representation(torch.randn(200, D))).logits[task].sum().backward()
-    return [(level.experts.linears[0].weight.grad.abs().sum((1, 2)) != 0).tolist() for level in head.levels]
+    weights = [(level.shared_experts.mlp.linears[0].weight, level.task_experts.first.weight) for level in head.levels]
+    return [[(w.grad.abs().sum((1, 2)) != 0).tolist() for w in level] for level in weights]
 
 
 def test_the_last_level_keeps_experts_to_their_task():
     (reached,) = reached_experts(((8,),), "buy")
-    assert reached == [True, True, False, False, True, True, False, False]
+    assert reached == [[True, True], [False, True, False]]
 
 
 def test_the_level_before_reaches_all_experts_through_the_shared_gate():
     first, last = reached_experts(((8,), (8,)), "buy")
-    assert all(first)
-    assert last == [True, True, False, False, True, True, False, False]
+    assert first == [[True, True], [True, True, True]]
+    assert last == [[True, True], [False, True, False]]
 
 
 def test_views_of_other_tasks_are_not_read_at_one_level():
@@ -83,11 +85,16 @@ def test_gates_sum_to_one():
     torch.testing.assert_close(gates.sum(-1), torch.ones(len(OUTPUTS), B))
     assert gates.shape[-1] == 2 + 3
     with torch.no_grad():  # experts that all give 1: what a mixture is then, is the sum of its weights
-        for m in level.experts.linears:
+        for m in (*level.shared_experts.mlp.linears, level.task_experts.first):
             m.weight.zero_()
             m.bias.fill_(1.0)
     for mixed in level(x, x):
         torch.testing.assert_close(mixed, torch.ones_like(mixed))
+
+
+def test_a_whole_model_learns_every_task():
+    before, after = losses_over_training(PLE, PLE.Config(levels=((16,), (8,)), tower=(8,)))
+    assert (after < before).all()
 
 
 VARIANTS = [
