@@ -63,7 +63,7 @@ class HandWritten(torch.nn.Module):
         dims = {t.name: t.dim for t in features.tables}
         width = sum(dims[f.table] for f in (*features.sparse, *features.sequences)) + len(features.dense)
         head_class = resolve("head", config.head.type)
-        assert head_class.tables == "shared" and not head_class.reads_features, "a head on what is concatenated here"
+        assert head_class.tables == "shared", "a head on what is concatenated here"
         binary = [task.name for task in config.tasks if task.kind == "binary"]
         spec = features_spec(features, "shared", config.task_names)
         outputs = dict.fromkeys(config.task_names, 1)

@@ -121,6 +121,12 @@ CASES: dict[str, dict[str, Any]] = {
     "htlnet_at_representation": {"gradient": {**RULE, "at": "representation"}},
     "shared_bottom_per_task_passes": {"head": {"type": "shared_bottom", "shared": [16], "tower": [8], "norm": "batch"}},
     "mmoe": {"head": {"type": "mmoe", "experts": 3, "expert": [16, 8], "tower": [8], "norm": "batch"}},
+    "ple": {"head": {"type": "ple", "levels": [[16], [8]], "tower": [8], "norm": "batch"}},
+    "ple_one_shared": {"head": {"type": "ple", "shared_experts": 1, "levels": [[16]], "tower": [8]}},
+    "esmm": {**tasks(), "head": {"type": "esmm", "tower": [16, 8], "norm": "batch"}},
+    "escm2": {**tasks(), "head": {"type": "escm2", "tower": [16, 8], "norm": "batch", "estimator": "dr"}},
+    "aitm": {**tasks(), "head": {"type": "aitm", "tower": [16, 8], "norm": "batch"}},
+    "dbmtl": {"head": {"type": "dbmtl", "shared": [16], "task": [8], "relation": [8], "norm": "batch"}},
     "stem": {"head": {"type": "stem", "expert": [16, 8], "tower": [8], "norm": "batch"}},
     "pepnet_on_epnet": {
         "bottom": {"type": "epnet", "domain": ["tags"]},

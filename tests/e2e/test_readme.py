@@ -35,7 +35,7 @@ def test_the_quick_start_is_short(repository):
 def test_the_quick_start_runs(repository, tmp_path):
     if not (repository / "data" / "cdnow" / "train.parquet").exists():
         pytest.skip("data/cdnow is missing: `make test` makes it, or `python examples/cdnow/prepare.py`")
-    for name in ("examples", "components", "data", ".torchxconfig"):
+    for name in ("examples", "benchmarks", "components", "data", ".torchxconfig"):
         (tmp_path / name).symlink_to(repository / name)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ran = 0

@@ -144,7 +144,7 @@ def _start_and_signal(folder, number, *, rows):
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < rows):
             time.sleep(0.05)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, stderr=errors)
 
 

@@ -6,7 +6,9 @@ import random
 import pytest
 
 from torchrec_mtl.config.load import ConfigError, parse
+from torchrec_mtl.registry import BUILT_IN
 
+HEADS = ", ".join(sorted(BUILT_IN["head"]))
 UNKNOWN = {
     "train.epochz=2": "train.epochz: unknown key. Did you mean 'epochs'?",
     "train.Epochs=2": "train.Epochs: unknown key. Did you mean 'epochs'?",
@@ -83,17 +85,12 @@ NAMES = {
 }
 PLUGINS = {
     "head=htlnt": "head: unknown head 'htlnt'. Did you mean 'htlnet'?",
-    "head=xyz": "head: unknown head 'xyz'. Known: htlnet, shared_bottom, single_task.",
+    "head=xyz": f"head: unknown head 'xyz'. Known: {HEADS}.",
     "gradient.type=summ": "gradient: unknown rule 'summ'. Did you mean 'sum'?",
     "tasks.0.loss=bcee": "tasks.0.loss: unknown loss 'bcee'. Did you mean 'bce'?",
-    "head={tower: [8]}": (
-        "head.type: missing; give one of htlnet, shared_bottom, single_task, or package.module:Class"
-    ),
+    "head={tower: [8]}": f"head.type: missing; give one of {HEADS}, or package.module:Class",
     "head={typ: htlnet}": "head.typ: unknown key. Did you mean 'type'?",
-    "head={type: on}": (
-        "head.type: expected a name (found true); give one of htlnet, shared_bottom, single_task, "
-        "or package.module:Class"
-    ),
+    "head={type: on}": f"head.type: expected a name (found true); give one of {HEADS}, or package.module:Class",
     "head=absent.pkg:Mine": (
         "head: cannot import head 'absent.pkg:Mine': No module named 'absent'; install it, "
         "or put its folder on PYTHONPATH"
@@ -119,7 +116,7 @@ MISSING = {
     "tasks": (
         "tasks: missing; every run needs one task or more, in causal order: - {name: ..., kind: ..., label: ...}"
     ),
-    "head": "head: missing; every run needs it, by name: htlnet, shared_bottom, single_task",
+    "head": f"head: missing; every run needs it, by name: {HEADS}",
     "run_dir": "run_dir: missing; name the folder for everything the run writes, such as runs/first",
     "data.train": "data.train: missing. File, folder, or glob, or a list of them; local, or any URI that pyarrow "
     "opens (s3://, gs://, hdfs://).",
