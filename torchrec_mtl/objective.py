@@ -39,6 +39,7 @@ class StepOutput:
         loss_sums: [T] of this rank.
         weight_sums: [T] of this rank.
         predictions: [B, K] on the labels' scale.
+        further: the head's further predictions, name -> [B].
         labels: [B, K].
         weights: [B, K]; of the metrics, whatever gates the losses have.
         ids: name -> [B].
@@ -50,6 +51,7 @@ class StepOutput:
     loss_sums: Tensor
     weight_sums: Tensor
     predictions: Tensor
+    further: Mapping[str, Tensor]
     labels: Tensor
     weights: Tensor
     ids: Mapping[str, Tensor]
@@ -223,6 +225,7 @@ class Objective(nn.Module):
             loss_sums=loss_sums.detach(),
             weight_sums=weight_sums,
             predictions=self._predictions(out),
+            further={name: value.detach() for name, value in out.predictions.items()},
             labels=batch.labels,
             weights=batch.weights,
             ids=batch.ids,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -17,7 +16,6 @@ from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.preflight import check_keys, check_schema
 from torchrec_mtl.data.reader import ParquetReader
-from torchrec_mtl.data.rows import Floats
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.evaluation import Evaluation
 from torchrec_mtl.training.run_dir import best_or_latest, load_run
@@ -69,21 +67,25 @@ def _open(data: Sequence[str], config: RunConfig, *, labels: bool) -> tuple[Data
 def _write(session: Session, files: Sequence[DataFile], out: Path) -> int:
     partial = out.with_name(f".partial-{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    tasks, keys = session.config.task_names, list(session.config.data.keys)
+    keys = list(session.config.data.keys)
     predictions, rows = _predictions(session, files), 0
-    ready = np.empty((0, len(tasks)), dtype=np.float32)
+    ready = next(predictions)
+    if twice := set(keys) & set(ready.column_names):
+        raise ValueError(f"data.keys and the predictions share the names {sorted(twice)}; rename these keys")
     writer: pq.ParquetWriter | None = None
     try:
         for file in files:
             for group, count in enumerate(file.row_groups):
                 while len(ready) < count:
-                    ready = np.concatenate([ready, next(predictions)])
-                named = {task: pa.array(ready[:count, k]) for k, task in enumerate(tasks)}
+                    ready = pa.concat_tables([ready, next(predictions)])
                 columns = file.read_row_group(group, keys) if keys else pa.table({})
-                table = pa.table({**{key: columns[key] for key in keys}, **named})
+                scores = ready.slice(0, count)
+                table = pa.table(
+                    {**{key: columns[key] for key in keys}, **{name: scores[name] for name in scores.column_names}}
+                )
                 writer = writer or pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table.cast(writer.schema))
-                ready, rows = ready[count:], rows + count
+                ready, rows = ready.slice(count), rows + count
     finally:
         if writer is not None:
             writer.close()
@@ -91,8 +93,8 @@ def _write(session: Session, files: Sequence[DataFile], out: Path) -> int:
     return rows
 
 
-def _predictions(session: Session, files: Sequence[DataFile]) -> Iterator[Floats]:
-    """Yield [n, K] in the order of the input; the last one ends in padding."""
+def _predictions(session: Session, files: Sequence[DataFile]) -> Iterator[pa.Table]:
+    """Yield a column a task, then the head's further predictions, in the order of the input; padding comes last."""
     data = session.config.data
     reader = ParquetReader(
         files,
@@ -107,6 +109,7 @@ def _predictions(session: Session, files: Sequence[DataFile]) -> Iterator[Floats
     try:
         with torch.no_grad():
             for output in session.run(batches):
-                yield output.predictions.float().cpu().numpy()
+                tasks = zip(session.config.task_names, output.predictions.unbind(1), strict=True)
+                yield pa.table({name: p.float().cpu().numpy() for name, p in (*tasks, *output.further.items())})
     finally:
         batches.close()

@@ -24,7 +24,7 @@ def output(seed, rows=64):
     labels = torch.stack([(torch.rand(rows, generator=g) < p[:, 0]).float(), p[:, 1] * 2], dim=1)
     weights = (torch.rand(rows, 2, generator=g) > 0.3).float()
     empty = torch.zeros(2)
-    return StepOutput(("long-view", "watch"), empty, empty, empty, p, labels, weights, {}, stop=False)
+    return StepOutput(("long-view", "watch"), empty, empty, empty, p, {}, labels, weights, {}, stop=False)
 
 
 def test_the_window_is_the_exact_metric_of_its_rows_and_leaves_out_weight_0():
