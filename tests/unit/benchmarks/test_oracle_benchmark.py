@@ -112,7 +112,8 @@ def test_report_says_which_task_is_far_from_the_oracle_and_compares_by_seed():
 
 
 def test_the_oracle_is_of_the_rows_in_the_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "ROWS", {"train": 200, "test": 300})
+    monkeypatch.setattr(script, "TRAIN", {"funnel": 200})
+    monkeypatch.setattr(script, "SCORED", {"test": 300})
     oracle = script.Oracle(str(tmp_path), ["funnel"])
     table = script.pq.read_table(tmp_path / "funnel-test.parquet")
     assert table.num_rows == 300
@@ -120,7 +121,8 @@ def test_the_oracle_is_of_the_rows_in_the_files(tmp_path, monkeypatch):
 
 
 def test_a_job_trains_and_is_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "ROWS", {"train": 4096, "validation": 512, "test": 2048})
+    monkeypatch.setattr(script, "TRAIN", {"independent": 4096})
+    monkeypatch.setattr(script, "SCORED", {"validation": 512, "test": 2048})
     oracle = script.Oracle(str(tmp_path), ["independent"])
     job = script.Job("independent", "shared_bottom", 0.01, 0, "test")
     found = script.run_job(job, oracle.folder)["auc"]
