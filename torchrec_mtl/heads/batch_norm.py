@@ -80,7 +80,7 @@ class _Normalise(torch.autograd.Function):
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         v = None if valid is None else valid.unsqueeze(-1)
-        rows = x.new_tensor([float(x.shape[-2])]) if valid is None else valid.sum().reshape(1)
+        rows = x.new_full((1,), x.shape[-2]) if valid is None else valid.sum().reshape(1)
         total = _sum(x if v is None else x * v)
         sums = all_sum(torch.cat([total.flatten(), rows]))
         count = sums[-1].clamp_min(1)
