@@ -29,7 +29,6 @@ _SKEW = 3.0  # ids are R u^3 for uniform u: popularity falls as a power law with
 _SCALE, _BIAS = 1.7, -0.5
 _SHARES = {"ids": 0.6, "dense": 0.2, "pairs": 0.2}  # of a signal's variance
 _MOST_PAIRS = 3
-_STEEPNESS = 4.0  # of the change between the signals along d0
 _Array = npt.NDArray[np.float32]
 _Probabilities = npt.NDArray[np.float64]
 
@@ -57,8 +56,9 @@ def make_oracle_table(
     Relations:
         independent: each task has a signal of its own.
         funnel: as independent, and a buy needs a click: P(buy) = P(click) P(buy | click).
-        conflicting: two signals that change sides. Where ``d0`` is high, a click follows the first and a buy the
-            second; where it is low, the other way round. So both tasks need both, and never the same one for one row.
+        conflicting: two signals that change sides. Where the last field's id is among the popular ones (half of the
+            rows), a click follows the second signal and a buy the first; elsewhere it is the other way round. So both
+            tasks need both signals, and never the same one for one row.
 
     Args:
         num_rows: N.
@@ -69,15 +69,13 @@ def make_oracle_table(
         relation: of the two tasks, see above.
 
     Raises:
-        ValueError: there is no field, not a number of rows for each, or for conflicting tasks no dense column.
+        ValueError: there is no field, or not a number of rows for each.
 
     Example:
         >>> make_oracle_table(4, seed=0, num_fields=2, num_dense=1).column_names
         ['f0', 'f1', 'd0', 'click', 'buy', 'p_click', 'p_buy']
     """
     sizes = _sizes(rows_per_field, num_fields)
-    if relation == "conflicting" and num_dense < 1:
-        raise ValueError(f"conflicting tasks are told apart by d0; found num_dense={num_dense}, set at least 1")
     rng = np.random.default_rng([seed, num_rows])
     ids = [(size * rng.random(num_rows) ** _SKEW).astype(np.int64) for size in sizes]
     inputs = _Inputs(ids, rng.standard_normal((num_rows, num_dense), dtype=np.float32))
@@ -159,8 +157,7 @@ def _probabilities(inputs: _Inputs, sizes: Sequence[int], relation: Relation) ->
     """Return P(click) and P(buy), or for a funnel P(buy | click), each [N]."""
     signals = _signals(inputs, sizes)
     if relation == "conflicting":
-        share = 1 / (1 + np.exp(-_STEEPNESS * inputs.dense[:, 0]))
-        signals = (share * signals + (1 - share) * signals[::-1]) / np.sqrt(share**2 + (1 - share) ** 2)
+        signals = np.where(inputs.ids[-1] < sizes[-1] * 0.5**_SKEW, signals[::-1], signals)
     click, buy = 1 / (1 + np.exp(-(_BIAS + _SCALE * signals.astype(np.float64))))
     return click, buy
 

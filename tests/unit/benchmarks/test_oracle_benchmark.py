@@ -23,8 +23,8 @@ def load_script():
 script = load_script()
 
 
-def result(click, buy, rate=0.01):
-    return {"auc": {"click": click, "buy": buy}, "seconds": 1.0, "rate": rate}
+def result(click, buy):
+    return {"auc": {"click": click, "buy": buy}, "seconds": 1.0}
 
 
 class KnownOracle:
@@ -44,22 +44,15 @@ def test_models_have_equal_parameters(model):
     assert above == pytest.approx(5_700, rel=0.05)
 
 
-def test_the_rate_of_a_model_is_the_best_on_validation_rows():
-    jobs = [script.Job("independent", "ple", rate, script.TUNING_SEED, "validation") for rate in script.RATES]
-    for best in range(len(jobs)):
-        found = {job: result(0.7 + 0.1 * (i == best), 0.7) for i, job in enumerate(jobs)}
-        assert script.tuned(found, "independent", "ple") == script.RATES[best]
-
-
 def test_a_result_is_found_again_but_not_for_other_data_or_another_seed(tmp_path):
-    job = script.Job("independent", "ple", 0.01, 3, "test")
+    job = script.Job("independent", "ple", 3)
     log = script.Log(tmp_path / "runs.jsonl", KnownOracle())
     assert log.find(job) is None
     log.path.write_text(json.dumps({**log.key(job), **result(0.7, 0.6)}) + "\n")
     again = script.Log(log.path, KnownOracle())
     assert again.find(job)["auc"] == {"click": 0.7, "buy": 0.6}
     assert again.complete([job], processes=1)[job]["seconds"] == 1.0
-    assert again.find(script.Job("independent", "ple", 0.01, 4, "test")) is None
+    assert again.find(script.Job("independent", "ple", 4)) is None
     assert script.Log(log.path, KnownOracle(click=0.81)).find(job) is None
 
 
@@ -103,7 +96,7 @@ def test_report_says_which_task_is_far_from_the_oracle_and_compares_by_seed():
     }
     report = "\n".join(script.lines(KnownOracle(), scored))
     row = next(line for line in report.splitlines() if line.startswith("| mmoe"))
-    assert [cell.strip() for cell in row.split("|")][7:11:3] == ["yes", "NO"]
+    assert [cell.strip() for cell in row.split("|")][6:10:3] == ["yes", "NO"]
     assert "mmoe minus shared_bottom: click +0.0105 ± 0.0064 (higher), buy -0.0005 ± 0.0064 (no difference)" in report
     assert "ple minus mmoe" not in report
     assert "<=" not in report
@@ -124,6 +117,6 @@ def test_a_job_trains_and_is_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "TRAIN", {"independent": 4096})
     monkeypatch.setattr(script, "SCORED", {"validation": 512, "test": 2048})
     oracle = script.Oracle(str(tmp_path), ["independent"])
-    job = script.Job("independent", "shared_bottom", 0.01, 0, "test")
+    job = script.Job("independent", "shared_bottom", 0)
     found = script.run_job(job, oracle.folder)["auc"]
     assert all(0.5 < found[task] < oracle.auc["independent"]["test"][task] for task in ("click", "buy"))
