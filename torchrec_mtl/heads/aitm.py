@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.features import FeaturesSpec
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
+from torchrec_mtl.heads.base import HeadConfig, HeadOfKinds, HeadOutput, Term
 from torchrec_mtl.heads.htlnet import InformationFusionUnit
 from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
 from torchrec_mtl.heads.towers import split_logits
@@ -21,7 +20,7 @@ from torchrec_mtl.heads.towers import split_logits
 # Shapes: B batch, K tasks, H width of the towers' last layer.
 
 
-class AITM(Head):
+class AITM(HeadOfKinds):
     """A tower a task, and along the sequence of tasks each learns what, and how much, to take from the one before.
 
     Towers give ``q_t``; with ``z_1 = q_1`` and ``p_{t-1} = g_{t-1}(z_{t-1})``, ``z_t = sum_u softmax(<h2 u, h3 u> /
@@ -77,20 +76,6 @@ class AITM(Head):
         self.passes = nn.ModuleList(MLP(width, (width,), norm=config.norm) for _ in later)
         self.transfers = nn.ModuleList(InformationFusionUnit(width, width) for _ in later)
         self.last = StackedLinear(self.num_tasks, width, max(self.outputs.values()))
-
-    @classmethod
-    def create(
-        cls,
-        in_features: int,
-        outputs: Mapping[str, int],
-        config: HeadConfig,
-        *,
-        features: FeaturesSpec,
-        binary: Sequence[str],
-    ) -> Self:
-        """See `Head`."""
-        assert isinstance(config, cls.Config)
-        return cls(in_features, outputs, config, binary=binary)
 
     def forward(self, representation: Representation) -> HeadOutput:
         """Return one logit a task (or as many as its loss needs)."""

@@ -149,3 +149,38 @@ class Head(nn.Module, ABC):
     def set_progress(self, fraction: float, step: int) -> None:
         """Take note of the fraction of training done and the step, before each step (temperatures, warm-ups)."""
         return
+
+
+class HeadOfKinds(Head):
+    """A head whose layers depend on which tasks are binary; the constructor takes their names.
+
+    Args:
+        in_features: D of the representation.
+        outputs: as for `Head`.
+        config: the head's options.
+        binary: names of the binary tasks, in causal order; None: nothing is said of the tasks' kinds.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        outputs: Mapping[str, int] | Sequence[str],
+        config: HeadConfig,
+        *,
+        binary: Sequence[str] | None = None,
+    ) -> None:
+        """See the class."""
+        super().__init__(in_features, outputs, config)
+
+    @classmethod
+    def create(
+        cls,
+        in_features: int,
+        outputs: Mapping[str, int],
+        config: HeadConfig,
+        *,
+        features: FeaturesSpec,
+        binary: Sequence[str],
+    ) -> Self:
+        """See `Head`."""
+        return cls(in_features, outputs, config, binary=binary)

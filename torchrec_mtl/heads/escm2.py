@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.features import FeaturesSpec
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
+from torchrec_mtl.heads.base import HeadConfig, HeadOfKinds, HeadOutput, Term
 from torchrec_mtl.heads.chain import chain_logits, chain_names, chain_problems, conditional_predictions
 from torchrec_mtl.heads.layers import Norm
 from torchrec_mtl.heads.towers import Towers
@@ -25,7 +24,7 @@ from torchrec_mtl.heads.towers import Towers
 Estimator = Literal["ips", "dr"]
 
 
-class ESCM2(Head):
+class ESCM2(HeadOfKinds):
     """ESMM, and a risk of each conditional probability that is unbiased though its labels are seen on clicks alone.
 
     As in `ESMM`, binary tasks are a chain, and a task's loss is over all rows: ``L_ctr + lambda_g L_ctcvr``, where
@@ -91,20 +90,6 @@ class ESCM2(Head):
         self._imputes = [self._position[task] for task in self.chain[1:]] if self.imputations else []
         widths = self.outputs | dict.fromkeys(self.imputations, 1)
         self.towers = Towers(in_features, config.tower, widths, norm=config.norm)
-
-    @classmethod
-    def create(
-        cls,
-        in_features: int,
-        outputs: Mapping[str, int],
-        config: HeadConfig,
-        *,
-        features: FeaturesSpec,
-        binary: Sequence[str],
-    ) -> Self:
-        """See `Head`."""
-        assert isinstance(config, cls.Config)
-        return cls(in_features, outputs, config, binary=binary)
 
     def forward(self, representation: Representation) -> HeadOutput:
         """Return the logits of the products, the conditional probabilities, and what the risks need."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import torch
 from pydantic import PositiveInt
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.features import FeaturesSpec
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
+from torchrec_mtl.heads.base import HeadConfig, HeadOfKinds, HeadOutput
 from torchrec_mtl.heads.chain import chain_logits, chain_names, chain_problems, conditional_predictions
 from torchrec_mtl.heads.layers import Norm
 from torchrec_mtl.heads.towers import Towers
 
 
-class ESMM(Head):
+class ESMM(HeadOfKinds):
     """Shared embeddings, a tower a task, and ``P(buy) = P(click) P(buy | click)`` over all rows (Eq. 1, 3).
 
     The binary tasks in causal order are a chain of any length (the paper has two). A task's logit is that of the
@@ -64,20 +62,6 @@ class ESMM(Head):
         super().__init__(in_features, outputs, config)
         self.chain = chain_names("esmm", self.outputs, binary)
         self.towers = Towers(in_features, config.tower, self.outputs, norm=config.norm)
-
-    @classmethod
-    def create(
-        cls,
-        in_features: int,
-        outputs: Mapping[str, int],
-        config: HeadConfig,
-        *,
-        features: FeaturesSpec,
-        binary: Sequence[str],
-    ) -> Self:
-        """See `Head`."""
-        assert isinstance(config, cls.Config)
-        return cls(in_features, outputs, config, binary=binary)
 
     def forward(self, representation: Representation) -> HeadOutput:
         """Return the logits of the products, and the conditional probabilities."""

@@ -6,7 +6,7 @@ The equations are recalled from the paper; the class says which parts are choice
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import Name, did_you_mean
 from torchrec_mtl.config.tasks import TaskConfig
-from torchrec_mtl.features import FeaturesSpec
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
+from torchrec_mtl.heads.base import HeadConfig, HeadOfKinds, HeadOutput
 from torchrec_mtl.heads.expert_sets import ExpertSets
 from torchrec_mtl.heads.experts import Gates, mix
 from torchrec_mtl.heads.gates import FeatureGates
@@ -72,7 +71,7 @@ class Masked(nn.Module):
         return mix(weights, read.transpose(1, 2))
 
 
-class HoME(Head):
+class HoME(HeadOfKinds):
     """Normalised experts in two levels, first of groups of like tasks, then of tasks, with gates on what they read.
 
     From the paper: an expert is ``swish(norm(W x))``; level 1 has a shared set of experts and one a group, a group's
@@ -172,20 +171,6 @@ class HoME(Head):
         self.shared_mix = Masked([of_all], count, in_features, self_gate=config.self_gate)
         self.task_mix = Masked(of_tasks, count, 2 * wide, self_gate=config.self_gate)
         self.towers = Towers(self.experts.out_features, config.tower, self.outputs, norm=config.norm)
-
-    @classmethod
-    def create(
-        cls,
-        in_features: int,
-        outputs: Mapping[str, int],
-        config: HeadConfig,
-        *,
-        features: FeaturesSpec,
-        binary: Sequence[str],
-    ) -> Self:
-        """Return the head; which tasks are binary decides the default groups."""
-        assert isinstance(config, cls.Config)
-        return cls(in_features, outputs, config, binary=binary)
 
     def forward(self, representation: Representation) -> HeadOutput:
         """Return one logit a task (or as many as its loss needs)."""
