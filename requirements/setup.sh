@@ -9,7 +9,7 @@ set -euo pipefail
 device=$1
 venv=$2
 warm_imports='
-import torch, torchrec, torchrec.distributed.train_pipeline, torchrec.metrics.metric_module
+import torch, torchrec, torchrec.distributed.train_pipeline
 import torch._dynamo, torch.distributed.checkpoint, torch.distributed.run, torch.export, torch.utils.tensorboard
 import lightgbm, pandas, pyarrow.parquet, pydantic, pytest, rich.progress, scipy.stats, torchjd, torchx.cli, typer
 import matplotlib.backends.backend_agg, matplotlib.backends.backend_svg, matplotlib.figure, optuna

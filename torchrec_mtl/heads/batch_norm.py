@@ -50,7 +50,7 @@ class GlobalBatchNorm(nn.Module):
         """
         if not self.training:
             scale = torch.rsqrt(self.running_var + self.eps) * self.weight
-            return torch.addcmul(self.bias, x - self.running_mean, scale)
+            return torch.addcmul(self.bias - self.running_mean * scale, x, scale)
         if x.dim() > 2 and not self.stacked:
             rows = x.flatten(0, -2)
             valid = None if valid is None else valid.repeat(rows.shape[0] // len(valid))

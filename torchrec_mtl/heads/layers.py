@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.heads.batch_norm import GlobalBatchNorm
+from torchrec_mtl.heads.linear import Linear, linear
 
 # Shapes: B batch, K towers, I input width, H output width.
 
@@ -63,7 +64,7 @@ class StackedLinear(nn.Module):
             return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
         k, _, h = self.weight.shape
         bias = None if self.bias is None else self.bias.flatten()
-        return nn.functional.linear(x, self.weight.transpose(1, 2).flatten(0, 1), bias).view(-1, k, h).transpose(0, 1)
+        return linear(x, self.weight.transpose(1, 2).flatten(0, 1), bias).view(-1, k, h).transpose(0, 1)
 
 
 class MLP(nn.Module):
@@ -83,7 +84,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [in_features, *sizes]
         self.linears = nn.ModuleList(
-            nn.Linear(i, o) if num_towers is None else StackedLinear(num_towers, i, o) for i, o in pairwise(widths)
+            Linear(i, o) if num_towers is None else StackedLinear(num_towers, i, o) for i, o in pairwise(widths)
         )
         norms = [make_norm(norm, o, num_towers) for o in sizes]
         self.norms = nn.ModuleList(n for n in norms if n is not None)
@@ -91,8 +92,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return [..., B, H], [K, B, H] from K towers; ``valid`` [B] tells batch norm which rows count."""
-        for i, linear in enumerate(self.linears):
-            x = linear(x)
+        for i, layer in enumerate(self.linears):
+            x = layer(x)
             if not len(self.norms):
                 x = torch.relu(x)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -17,8 +18,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import WriteItem
 
 from torchrec_mtl.training.distributed import on_rank_0
 
@@ -32,6 +35,7 @@ _ALLOWED_NAMES = frozenset(
         ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
     }
 )
+_OF_NUMPY = frozenset({torch.float32, torch.float64, torch.float16})  # bfloat16 is not
 
 
 class CheckpointError(RuntimeError):
@@ -65,6 +69,21 @@ class TensorReader(FileSystemReader):
         return metadata
 
 
+class _WithoutCopies(DefaultSavePlanner):
+    """Has tables on the CPU written from where they are.
+
+    FBGEMM holds all tables in one tensor. DCP clones a part of a tensor before it writes it, and keeps the clones till
+    the file is whole: without this, saving took the tables' memory a second time.
+    """
+
+    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
+        """Return what is to be written; for a part of a tensor, a tensor of the same memory and no more than it."""
+        data = super().resolve_data(write_item)
+        if not isinstance(data, torch.Tensor) or data.device.type != "cpu" or data.dtype not in _OF_NUMPY:
+            return data
+        return torch.from_numpy(data.detach().numpy()) if data.is_contiguous() and data.numel() else data
+
+
 class Checkpoints:
     """The checkpoints of a run: ``step-*`` folders of tensors and notes.
 
@@ -95,7 +114,7 @@ class Checkpoints:
         partial = self.folder / f".partial-{_name(step)}"
         on_rank_0(lambda: self._prepare(partial))
         with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
-            dcp.save(_without_empty(tensors), checkpoint_id=partial)
+            dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
         on_rank_0(lambda: self._publish(partial, notes, step, best))
 
     def amend(self, notes: Mapping[str, Any], *, step: int, best: bool) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from torchrec_mtl.device import has_cuda
+from torchrec_mtl.training.allocator import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -22,12 +23,14 @@ T = TypeVar("T")
 def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: float = 600.0) -> Iterator[torch.device]:
     """Join the group that torchrun describes, or make one of this process alone; yield this rank's device.
 
-    A group that exists already is used and left as it is.
+    A group that exists already is used and left as it is. The process is set to keep the memory that a step frees
+    (`torchrec_mtl.training.allocator`).
 
     Args:
         device: auto takes CUDA where there is one.
         timeout_s: longest wait for another rank, seconds.
     """
+    keep_freed_memory()
     local = _device(device)
     if dist.is_initialized():
         yield local

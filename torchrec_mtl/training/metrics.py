@@ -10,11 +10,10 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import entr
 
 Vector = NDArray[np.float64]
 
-_CLIP: Final = 1e-7
+CLIP: Final = 1e-7
 _ECE_BINS: Final = 15
 _BINARY: Final = ("auc", "logloss", "ne", "calibration", "ece")
 _REGRESSION: Final = ("rmse", "mae", "nrmse", "nmae", "spearman", "gini", "calibration")
@@ -77,13 +76,13 @@ def binary_metrics(labels: ArrayLike, predictions: ArrayLike, *, groups: ArrayLi
         return dict.fromkeys(names, np.nan)
     _check_binary(y)
     _check_probabilities(p)
-    logloss = -float(np.log(np.clip(np.where(y == 1, p, 1 - p), _CLIP, 1 - _CLIP)).mean())
+    logloss = -float(np.log(np.clip(np.where(y == 1, p, 1 - p), CLIP, 1 - CLIP)).mean())
     base_rate = y.mean()
     metrics = {
         "auc": auc(y, p),
         "logloss": logloss,
-        "ne": _ratio(logloss, entr(base_rate) + entr(1 - base_rate)),
-        "calibration": _ratio(p.sum(), y.sum()),
+        "ne": ratio(logloss, entropy(base_rate)),
+        "calibration": ratio(p.sum(), y.sum()),
         "ece": ece(y, p),
     }
     return metrics if groups is None else metrics | {"gauc": gauc(y, p, groups)}
@@ -110,11 +109,11 @@ def regression_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, f
     return {
         "rmse": rmse,
         "mae": mae,
-        "nrmse": np.nan if _constant(y) else _ratio(rmse, y.std()),
-        "nmae": _ratio(mae, abs(y.mean())),
+        "nrmse": np.nan if _constant(y) else ratio(rmse, y.std()),
+        "nmae": ratio(mae, abs(y.mean())),
         "spearman": np.nan if _constant(y) or _constant(p) else _spearman(y, p),
         "gini": gini(y, p),
-        "calibration": _ratio(p.sum(), y.sum()),
+        "calibration": ratio(p.sum(), y.sum()),
     }
 
 
@@ -245,7 +244,7 @@ def gini(labels: ArrayLike, predictions: ArrayLike) -> float:
     if _undefined(p) or _constant(y):
         return np.nan
     deviation = y - y.mean()
-    return _ratio(_ranks(p) @ deviation, _ranks(y) @ deviation)
+    return ratio(_ranks(p) @ deviation, _ranks(y) @ deviation)
 
 
 def _columns(labels: ArrayLike, predictions: ArrayLike) -> tuple[Vector, Vector]:
@@ -293,21 +292,25 @@ def _constant(values: Vector) -> bool:
     return bool(values.min() == values.max())
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def entropy(rate: float) -> float:
+    """Returns the entropy of a binary label in nats; 0 where it is always the same."""
+    return -sum(float(share * np.log(share)) for share in (rate, 1 - rate) if share > 0)
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Returns the ratio; nan where nothing divides."""
     return float(numerator / denominator) if denominator != 0 else np.nan
 
 
-# scipy.stats takes a second or two to import, which nothing but an evaluation should wait for.
+# Not scipy's: it takes a second to import, as long as many a whole evaluation.
 
 
 def _ranks(x: Vector) -> Vector:
-    from scipy.stats import rankdata
-
-    ranks: Vector = rankdata(x)
-    return ranks
+    """Returns the ranks from 1, ties with their average."""
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    average: Vector = np.cumsum(counts) - (counts - 1) / 2
+    return average[place]
 
 
 def _spearman(x: Vector, y: Vector) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])

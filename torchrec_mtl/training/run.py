@@ -24,7 +24,6 @@ from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, once_a_node
 from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
-from torchrec_mtl.training.reference_rows import reference_metrics
 from torchrec_mtl.training.run_dir import best_or_latest, enter
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.sharding import refused_in_runs
@@ -236,5 +235,7 @@ def _final(
     if is_main():
         (run_dir / "metrics.json").write_text(as_json(step, evaluation) + "\n")
         if session.config.train.references:
+            from torchrec_mtl.training.reference_rows import reference_metrics  # scipy: slow to import, seldom asked
+
             references = reference_metrics(session.config, session.encoder, files.train, data)
     return RunResult(evaluation, split, step, trained, references)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from torchrec_mtl.collectives import rank, world_size
+from torchrec_mtl.collectives import rank
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.reader import ParquetReader
@@ -78,12 +78,7 @@ class Trainer:
         self.total_steps = min(planned, self.config.max_steps or planned)
         assert self.total_steps > 0, "open_files() refuses empty files"
         self._window = _Window()
-        self._metrics = WindowMetrics(
-            session.config.tasks,
-            rows=self.config.window,
-            update_rows=session.config.data.batch_size * self.config.log_every // world_size(),
-            device=session.device,
-        )
+        self._metrics = WindowMetrics(session.config.tasks, rows=self.config.window)
         self._saved_step = state.step if state.step else -1
 
     def fit(self) -> None:

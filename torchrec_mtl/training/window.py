@@ -1,85 +1,72 @@
-"""Windowed metrics during training, by TorchRec's ``RecMetricModule``; updated when a line is logged, not each step."""
+"""Metrics over the last rows trained; worked out when a line is logged, not each step."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from torchrec_mtl.collectives import rank, world_size
+from torchrec_mtl.collectives import all_sum
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.objective import StepOutput
-
-if TYPE_CHECKING:
-    from torchrec.metrics.metric_module import RecMetricModule
-
-_METRICS = {"binary": ("NE", "CALIBRATION"), "regression": ("MSE", "CALIBRATION")}  # names of ``RecMetricEnum``
-_SHOWN = {"ne": "ne", "rmse": "rmse", "calibration": "calibration"}
+from torchrec_mtl.training.metrics import CLIP, entropy, ratio
 
 
 class WindowMetrics:
     """Metrics of the last rows trained: ``ne`` (binary tasks), ``rmse`` (regressions), ``calibration`` (both).
 
-    They are for watching: a resumed run starts with an empty window.
+    They are for watching: a resumed run starts with an empty window. Not TorchRec's ``RecMetricModule``, which takes
+    longer to import than many steps (docs/decisions/003).
 
     Args:
         tasks: in the order of the columns.
-        rows: length of the window, over all ranks.
-        update_rows: rows of an update on this rank.
-        device: of the model.
+        rows: length of the window, over all ranks; whole updates are forgotten, the latest never.
     """
 
-    def __init__(self, tasks: Sequence[TaskConfig], *, rows: int, update_rows: int, device: torch.device) -> None:
-        self._tasks, self._rows, self._update_rows, self._device = tasks, rows, update_rows, device
+    def __init__(self, tasks: Sequence[TaskConfig], *, rows: int) -> None:
+        self._tasks, self._rows = tasks, rows
         self._held: list[Tensor] = []
-
-    @cached_property
-    def _module(self) -> RecMetricModule:
-        # Slow to import: not before there is something to show.
-        from torchrec.metrics.metric_module import RecMetricModule, generate_metric_module
-        from torchrec.metrics.metrics_config import MetricsConfig, RecMetricDef, RecMetricEnum, RecTaskInfo
-
-        tasks = self._tasks
-        infos = [RecTaskInfo(t.name, f"{t.name}-label", f"{t.name}-prediction", f"{t.name}-weight") for t in tasks]
-        definitions = {
-            RecMetricEnum[metric]: RecMetricDef(
-                rec_tasks=[i for i, t in zip(infos, tasks, strict=True) if metric in _METRICS[t.kind]],
-                window_size=max(self._rows, self._update_rows * world_size()),
-            )
-            for metric in dict.fromkeys(m for t in tasks for m in _METRICS[t.kind])
-        }
-        module: RecMetricModule = generate_metric_module(
-            RecMetricModule,
-            MetricsConfig(rec_tasks=infos, rec_metrics=definitions, throughput_metric=None, state_metrics=[]),
-            batch_size=self._update_rows,
-            world_size=world_size(),
-            my_rank=rank(),
-            state_metrics_mapping={},
-            device=self._device,
-        )
-        return module
+        self._updates: deque[tuple[float, Tensor]] = deque()
 
     def hold(self, output: StepOutput) -> None:
         """Keep a step's predictions for the next update; nothing is read back."""
         self._held.append(torch.stack([output.predictions, output.labels, output.weights]))
 
     def compute(self) -> dict[str, float]:
-        """Take in what is held and return ``task/metric`` over the window; on all ranks together."""
-        predictions, labels, weights = torch.cat(self._held, dim=1)
+        """Take in what is held and return ``task/metric`` over the window; on all ranks together.
+
+        A metric that its rows do not define is nan.
+        """
+        predictions, labels, weights = torch.cat(self._held, dim=1).double()
         self._held.clear()
-        columns: dict[str, Tensor] = {}
-        for k, task in enumerate(self._tasks):
-            columns |= {f"{task.name}-prediction": predictions[:, k], f"{task.name}-label": labels[:, k]}
-            columns[f"{task.name}-weight"] = weights[:, k]
-        self._module.update(columns)
-        found = self._module.compute()
+        # Rows of weight 0 may have labels that mean nothing, nan included.
+        kept = weights > 0
+        sums = self._sums(predictions.where(kept, 0.5), labels.where(kept, 0.0), weights)
+        rows = sums.new_tensor([predictions.shape[0]])
+        update = all_sum(torch.cat([rows, sums.flatten()])).cpu()
+        self._updates.append((float(update[0]), update[1:].view_as(sums)))
+        while len(self._updates) > 1 and sum(n for n, _ in self._updates) > self._rows:
+            self._updates.popleft()
+        return self._values(torch.stack([of_update for _, of_update in self._updates]).sum(0))
+
+    def _sums(self, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        """Return the sums over rows of weight, label, prediction, and loss, [4, K]; all arguments [B, K]."""
+        q = p.clamp(CLIP, 1 - CLIP)
+        binary = torch.tensor([t.kind == "binary" for t in self._tasks], device=p.device)
+        logloss = -(y * q.log() + (1 - y) * (1 - q).log())
+        loss = torch.where(binary, logloss, (p - y).square())
+        return torch.stack([w, w * y, w * p, w * loss]).sum(1)
+
+    def _values(self, sums: Tensor) -> dict[str, float]:
         values: dict[str, float] = {}
-        for key, value in found.items():  # "ne-click|window_ne"
-            of_task = key.partition("-")[2].partition("|")[0]
-            name = key.rpartition("|")[2]
-            if name.startswith("window_") and name.removeprefix("window_") in _SHOWN:
-                values[f"{of_task}/{name.removeprefix('window_')}"] = float(value)
+        for task, (weight, label, prediction, loss) in zip(self._tasks, sums.t().tolist(), strict=True):
+            mean = ratio(loss, weight)
+            if task.kind == "binary":
+                values[f"{task.name}/ne"] = ratio(mean, entropy(ratio(label, weight)))
+            else:
+                values[f"{task.name}/rmse"] = math.sqrt(mean)
+            values[f"{task.name}/calibration"] = ratio(prediction, label)
         return values

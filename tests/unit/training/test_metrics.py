@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.stats  # noqa: F401 - imported by the first metric that ranks, and slower than hypothesis allows an example
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +176,12 @@ def test_predicting_the_mean_has_nrmse_one(regression: tuple[Vector, Vector]) ->
 def test_spearman_by_hand_with_a_tie() -> None:
     # Ranks 1 2 3 4 against 1 2.5 2.5 4: covariance 4.5, variances 5 and 4.5.
     assert regression_metrics([1, 2, 3, 4], [0, 5, 5, 7])["spearman"] == pytest.approx(4.5 / np.sqrt(5 * 4.5))
+
+
+def test_spearman_equals_scipys_with_ties() -> None:
+    labels, predictions = np.random.default_rng(0).integers(0, 9, size=(2, 200)).astype(float)
+    expected = scipy.stats.spearmanr(labels, predictions).statistic
+    assert regression_metrics(labels, predictions)["spearman"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_gini_equals_the_definition_by_sorting(regression: tuple[Vector, Vector]) -> None:

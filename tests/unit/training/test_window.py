@@ -28,8 +28,8 @@ def output(seed, rows=64):
 
 
 def test_the_window_is_the_exact_metric_of_its_rows_and_leaves_out_weight_0():
-    with process_group("cpu") as device:
-        window = WindowMetrics(TASKS, rows=10_000, update_rows=128, device=device)
+    with process_group("cpu"):
+        window = WindowMetrics(TASKS, rows=10_000)
         outputs = [output(seed) for seed in range(6)]
         for i, held in enumerate(outputs):
             window.hold(held)
@@ -45,13 +45,32 @@ def test_the_window_is_the_exact_metric_of_its_rows_and_leaves_out_weight_0():
 
 
 def test_rows_before_the_window_are_forgotten():
-    with process_group("cpu") as device:
-        window = WindowMetrics(TASKS, rows=64, update_rows=64, device=device)
+    with process_group("cpu"):
+        window = WindowMetrics(TASKS, rows=64)
         first = output(0)
         window.hold(dataclasses.replace(first, predictions=torch.full_like(first.predictions, 0.01)))
         window.compute()
         window.hold(output(1))
         after = window.compute()
-        fresh = WindowMetrics(TASKS, rows=64, update_rows=64, device=device)
+        fresh = WindowMetrics(TASKS, rows=64)
         fresh.hold(output(1))
         assert after == pytest.approx(fresh.compute())
+
+
+def test_rows_of_weight_0_may_hold_anything():
+    held = output(0)
+    outside = held.weights == 0
+    broken = dataclasses.replace(held, labels=held.labels.masked_fill(outside, torch.nan))
+    of_each = []
+    for each in (held, broken):
+        window = WindowMetrics(TASKS, rows=64)
+        window.hold(each)
+        of_each.append(window.compute())
+    assert of_each[0] == of_each[1]
+
+
+def test_a_metric_that_its_rows_do_not_define_is_nan():
+    held = output(0)
+    window = WindowMetrics(TASKS, rows=64)
+    window.hold(dataclasses.replace(held, weights=torch.zeros_like(held.weights)))
+    assert all(np.isnan(value) for value in window.compute().values())
