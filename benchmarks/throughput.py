@@ -1,6 +1,7 @@
 """Samples/s of the whole job, Parquet to metrics, beside a hand-written TorchRec loop on batches held in memory.
 
     python benchmarks/throughput.py examples/cdnow/htlnet.yaml [key=value ...] [--repeats 5]
+    python benchmarks/throughput.py generated [key=value ...]   # an MMoE on 300,000 rows, batch 2048
 
 The hand-written loop has the same tables, the same head, and the plain sum of the losses, in
 `DistributedModelParallel` with the same fused optimizer; it is given its batches for nothing and ends an epoch with
@@ -25,7 +26,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
+import yaml
 from rich.console import Console
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torchrec.distributed.train_pipeline import TrainPipelineBase
@@ -35,6 +38,7 @@ from torchrec_mtl.config.load import load_config, parse
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.oracle import make_oracle_config, make_oracle_table
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.embeddings import Embeddings, features_spec
 from torchrec_mtl.registry import resolve
@@ -49,6 +53,7 @@ from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink,
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.trainer import Trainer
 
+ROWS, EVAL_ROWS = 300_000, 20_000  # of generated data
 Epoch = Callable[[], int]
 """Trains and evaluates the epochs of the config; returns the rows trained."""
 
@@ -144,6 +149,22 @@ def whole_job(config: RunConfig, files: Files, stats: Statistics, device: torch.
     return epoch
 
 
+def generate(folder: Path) -> Path:
+    """Write generated rows and the config of an MMoE on them; return the config's path."""
+    paths = {name: folder / f"{name}.parquet" for name in ("train", "eval")}
+    for seed, (path, rows) in enumerate(zip(paths.values(), (ROWS, EVAL_ROWS), strict=True)):
+        pq.write_table(make_oracle_table(rows, seed=seed, rows_per_field=9_600), path, row_group_size=16_384)
+    raw = make_oracle_config(
+        str(paths["train"]), run_dir=str(folder / "run"), rows_per_field=9_600, dim=16, batch_size=2048
+    )
+    raw["data"]["eval"] = str(paths["eval"])
+    raw["head"] = {"type": "mmoe", "experts": 4, "expert": [128, 64], "tower": [64], "norm": "batch"}
+    raw["train"] = {"epochs": 1}
+    config = folder / "mmoe.yaml"
+    config.write_text(yaml.safe_dump(raw))
+    return config
+
+
 def _sides(config: RunConfig, device: torch.device, folder: Path) -> dict[str, Callable[[], Epoch]]:
     files = open_data(config)
     stats = collect(files.train, config.data, config.features, config.tasks)
@@ -177,15 +198,16 @@ def _measure(sides: dict[str, Callable[[], Epoch]], repeats: int) -> None:
 def main() -> None:
     """Run the benchmark, or one side of it for its memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("config")
+    parser.add_argument("config", help="YAML of a run, or: generated")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", help="run one side once and print its peak memory")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(options.config, options.overrides)
-    prepare_data(config, Console())
     with tempfile.TemporaryDirectory() as folder, process_group("cpu") as device:
+        path = generate(Path(folder)) if options.config == "generated" else options.config
+        config = load_config(path, options.overrides)
+        prepare_data(config, Console())
         sides = _sides(config, device, Path(folder))
         if options.only:
             sides[options.only]()()

@@ -131,10 +131,13 @@ def main(contender: Callable[[Spec], Contender]) -> None:
         "own_auc": own_auc,
         "parameters": job.num_parameters(),
         "notes": list(job.notes),
+        # Only ours counts: the models are the same.
+        "flops_per_row": job.flops_per_row() if hasattr(job, "flops_per_row") else None,
     }
     labels, predictions = read_columns(spec.test, spec.tasks), job.predict()
     result["auc"] = {task: auc(labels[task], predictions[:, k]) for k, task in enumerate(spec.tasks)}
     result["train_rows"] = spec.epochs * num_rows(spec.train)
+    result |= machine_limits()  # last: its arrays are large
     print(MARK + json.dumps(result), flush=True)
 
 
@@ -164,6 +167,23 @@ def auc(labels: Array, scores: Array) -> float:
         return float("nan")
     below = middle[ranks[positive]].sum() - num_positive * (num_positive + 1) / 2
     return float(below / (num_positive * num_negative))
+
+
+def machine_limits() -> dict[str, float]:
+    """Return what this thread reaches now: GFLOP/s of float32 matrix products, GB/s of ``a = b + s c``, best of 3."""
+    a, b = torch.randn(512, 512), torch.randn(512, 512)
+    x, y, z = torch.ones(2**24), torch.ones(2**24), torch.empty(2**24)
+    with torch.no_grad():
+        product = min(_seconds(lambda: torch.mm(a, b), 20) for _ in range(3))
+        triad = min(_seconds(lambda: torch.add(x, y, alpha=3.0, out=z), 2) for _ in range(3))
+    return {"gemm_gflops": 2 * 512**3 / product / 1e9, "bandwidth_gbs": 3 * 4 * x.numel() / triad / 1e9}
+
+
+def _seconds(action: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        action()
+    return (time.perf_counter() - start) / times
 
 
 def peak_mib() -> float:

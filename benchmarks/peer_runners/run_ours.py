@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
+from benchmarks.machine_limits import count_flops
 from benchmarks.peer_runners.measure import Array, Clock, main
 from benchmarks.peer_runners.spec import Spec
 from torchrec_mtl import doctor
@@ -24,6 +25,7 @@ from torchrec_mtl.config.load import load_config
 from torchrec_mtl.training import run as training
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.inference import predict_run
+from torchrec_mtl.training.run import open_data
 from torchrec_mtl.training.run_dir import load_run
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.trainer import Trainer
@@ -74,6 +76,14 @@ class Ours:
         with process_group(run.train.device) as device:
             session = open_session(run, statistics, device)
             return sum(p.numel() for p in session.model.parameters())
+
+    def flops_per_row(self) -> float:
+        """Return the floating-point operations of a training step's matrix products, for each of its rows."""
+        run, statistics, _ = load_run(self.run_dir)
+        with process_group(run.train.device) as device:
+            session = open_session(run, statistics, device)
+            batch = next(iter(session.reader(open_data(run).train, train=True).epoch(0)))
+            return count_flops(session, batch) / self.spec.batch_size
 
 
 def config(spec: Spec, run_dir: str) -> dict[str, Any]:

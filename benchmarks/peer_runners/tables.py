@@ -58,7 +58,7 @@ def report(records: Sequence[Record]) -> str:
     parts = [head(records)]
     for job in jobs:
         title = f"## {job[0]['model']}, {job[0]['data']}"
-        parts.append("\n".join([title, "", settings(job), "", *job_table(job), "", *notes(job)]))
+        parts.append("\n".join([title, "", settings(job), "", *job_table(job), "", *limits(job), *notes(job)]))
     parts.append("\n".join(["## Ours against the fastest peer", "", *summary(jobs)]))
     return "\n\n".join(parts)
 
@@ -113,6 +113,23 @@ def job_table(records: Sequence[Record]) -> Iterator[str]:
             yield _row([name, _runs(runs, errors), *_cells(records, name, runs)])
         else:
             yield _row([name, "0", _cell_text(errors[-1]), *[""] * (len(_COLUMNS) - 3)])
+
+
+def limits(records: Sequence[Record]) -> Iterator[str]:
+    """Yield what the machine could do meanwhile, and how much of it our training reached."""
+    measured = [r for r in records if "gemm_gflops" in r]
+    ours = list(by_repeat(measured, OURS).values())
+    if not ours:
+        return
+    gemm, bandwidth = (Range.of([r[name] for r in measured]) for name in ("gemm_gflops", "bandwidth_gbs"))
+    yield (
+        f"One thread of the machine: matrix products {gemm.text(',.0f')} GFLOP/s, "
+        f"bandwidth {bandwidth.text('.1f')} GB/s."
+    )
+    flops = ours[0]["flops_per_row"]
+    share = Range.of([flops * training_rate(r) / (1e9 * r["gemm_gflops"]) for r in ours])
+    yield f"Ours: {flops / 1e6:.2f} MFLOP a row; training reaches {share.text('.0%')} of the matrix products' peak."
+    yield ""
 
 
 def notes(records: Sequence[Record]) -> Iterator[str]:

@@ -178,6 +178,14 @@ def test_the_report_shows_failures_notes_and_whether_aims_are_met():
     assert widths == {len(tables._COLUMNS) + 1, len(tables._SUMMARY) + 1}
 
 
+def test_the_report_says_what_the_machine_reached_meanwhile():
+    limits = {"gemm_gflops": 50.0, "bandwidth_gbs": 10.0}
+    ours = record("ours", 0, flops_per_row=5e6, **limits)  # 2,000 rows/s: 10 GFLOP/s
+    text = tables.report([ours, record("rechub", 0, flops_per_row=None, **limits)])
+    assert "matrix products 50 (50..50) GFLOP/s, bandwidth 10.0 (10.0..10.0) GB/s." in text
+    assert "Ours: 5.00 MFLOP a row; training reaches 20% (20%..20%) of the matrix products' peak." in text
+
+
 def test_only_runs_with_the_same_settings_are_compared():
     other = record("ours", 0)["settings"] | {"train_rows": 7}
     records = [record("ours", 0), record("rechub", 0), record("ours", 0, settings=other), record("ours", 1, cores=2)]
