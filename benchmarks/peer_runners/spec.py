@@ -57,7 +57,7 @@ class Spec:
     table_lr: float = 0.1
     init_std: float = 1e-4
     experts: int = 4
-    shared_experts: int = 2
+    shared_experts: int = 1  # DeepCTR-Torch makes as many shared experts as a task has
     task_experts: int = 1
     hidden: tuple[int, ...] = (128, 64)
     tower: tuple[int, ...] = (64,)

@@ -11,6 +11,8 @@ from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
 
 # Shapes: B batch, K tasks, E experts, I input width, H expert width.
 
+_LEAST_OF_BMM = 400  # multiplications of one of its products; for less, torch has a plain loop on the CPU
+
 
 class Experts(nn.Module):
     """E experts of one form that read the same input.
@@ -62,7 +64,7 @@ def mix(weights: Tensor, values: Tensor) -> Tensor:
         weights: [K, B, E].
         values: [B, E, H], or [K, B, E, H] where the tasks' experts gave different values.
     """
-    if values.dim() == 3:
+    if values.dim() == 3 and weights.shape[0] * values.shape[1] * values.shape[2] >= _LEAST_OF_BMM:
         return torch.bmm(weights.transpose(0, 1), values).transpose(0, 1)
     # Not a product of vectors and matrices for each row and task: that takes twice as long on a CPU.
     return (weights.unsqueeze(-1) * values).sum(-2)
