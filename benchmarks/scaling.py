@@ -69,7 +69,9 @@ def _batch(options: argparse.Namespace, _folder: Path) -> Tables:
 
 
 def _ranks(options: argparse.Namespace, _folder: Path) -> Tables:
-    yield f"ranks: {options.head}, 2 tasks", scale_ranks(_workload(options), _length(options))
+    for norm in ("batch", "none"):  # batch norm waits for the other rank twice a layer
+        workload = replace(_workload(options), norm=norm)
+        yield f"ranks: {options.head}, 2 tasks, norm {norm}", scale_ranks(workload, _length(options))
 
 
 def _start(options: argparse.Namespace, folder: Path) -> Tables:

@@ -45,6 +45,7 @@ class Workload:
         seed: of data and weights.
         train: Parquet file, where one is read.
         run_dir: where a run writes.
+        norm: of the head; None: as in `HEADS`.
     """
 
     head: str = "mmoe"
@@ -55,6 +56,7 @@ class Workload:
     seed: int = 0
     train: str = "none.parquet"
     run_dir: str = "none"
+    norm: str | None = None
 
     def config(self, **train: object) -> RunConfig:
         """Return the run; ``train`` is the config's section."""
@@ -66,7 +68,7 @@ class Workload:
         features["tables"] = features["tables"][: self.tables]
         features["sparse"] = [{"name": f"f{i}", "table": f"f{i % self.tables}"} for i in range(FIELDS)]
         raw["tasks"] = [{"name": name, "kind": "binary", "label": name} for name in self.task_names]
-        raw["head"] = HEADS.get(self.head, {"type": self.head})
+        raw["head"] = HEADS.get(self.head, {"type": self.head}) | ({} if self.norm is None else {"norm": self.norm})
         return parse({**raw, "train": {"seed": self.seed, **train}})
 
     @property

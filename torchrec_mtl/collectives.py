@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -22,3 +23,13 @@ def all_sum(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def all_gather(value: Tensor) -> Tensor:
+    """Return [W, *value.shape], the value of each of W ranks, outside autograd."""
+    own = value.detach()
+    if world_size() == 1:
+        return own.unsqueeze(0)
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own.contiguous())
+    return torch.stack(parts)

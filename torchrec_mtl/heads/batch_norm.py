@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from torchrec_mtl.collectives import all_sum
+from torchrec_mtl.collectives import all_gather, all_sum, world_size
 
 # Shapes: B batch, K towers, H features; sums are over rows, kept as [..., 1, H].
 
@@ -81,14 +81,12 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         v = None if valid is None else valid.unsqueeze(-1)
         rows = x.new_full((1,), x.shape[-2]) if valid is None else valid.sum().reshape(1)
-        total = _sum(x if v is None else x * v)
-        sums = all_sum(torch.cat([total.flatten(), rows]))
-        count = sums[-1].clamp_min(1)
-        mean = sums[:-1].view_as(total) / count
-        centred = x - mean
-        # A second collective: the one-pass formula E[x^2] - E[x]^2 loses all digits where the mean is large.
-        squares = centred.square() if v is None else centred.square().mul_(v)
-        var = all_sum(_sum(squares)) / count
+        own_mean = _sum(x if v is None else x * v) / rows.clamp_min(1)
+        centred = x - own_mean
+        squares = _sum(centred.square() if v is None else centred.square().mul_(v))
+        mean, var, count = _of_all_ranks(own_mean, squares, rows)
+        if world_size() > 1:
+            centred += own_mean - mean
         inverse = torch.rsqrt(var + eps)
         y = torch.addcmul(bias, centred, inverse * weight)
         ctx.save_for_backward(centred, inverse, weight, count, v)
@@ -110,6 +108,24 @@ class _Normalise(torch.autograd.Function):
             dx = (gradient - statistics).mul_(scale)
         dbias, dweight = local[0], local[1] * inverse
         return dx, None, dweight.view_as(weight), dbias.view_as(weight), None
+
+
+def _of_all_ranks(mean: Tensor, squares: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, variance, and number of rows over all ranks, from this rank's mean, squares about it, and rows.
+
+    One collective (Chan et al., 1979). The formula ``E[x^2] - E[x]^2`` would do with plain sums, and loses all digits
+    where the mean is large.
+    """
+    if world_size() == 1:
+        count = rows.clamp_min(1)
+        return mean, squares / count, count
+    means, all_squares, n = all_gather(torch.cat([mean.flatten(), squares.flatten(), rows])).tensor_split(
+        [mean.numel(), 2 * mean.numel()], dim=1
+    )
+    count = n.sum(0).clamp_min(1)
+    of_all = (n * means).sum(0) / count
+    var = (all_squares + n * (means - of_all).square()).sum(0) / count
+    return of_all.view_as(mean), var.view_as(mean), count
 
 
 def _sum(x: Tensor) -> Tensor:
