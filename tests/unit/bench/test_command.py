@@ -138,9 +138,12 @@ def _start_and_signal(folder, number, *, rows):
     log = folder / "out" / "runs.jsonl"
     command = [sys.executable, "-m", "torchrec_mtl", "bench", folder / "suite.yaml", "--out", folder / "out"]
     env = {**os.environ, "PYTHONPATH": str(folder)}
+    # A shell's background job ignores Ctrl-C, and would hand that on.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as process:
+        signal.signal(signal.SIGINT, heard)
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < rows):
             time.sleep(0.05)
         process.send_signal(number)
