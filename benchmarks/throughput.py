@@ -33,6 +33,9 @@ from rich.console import Console
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torchrec.distributed.train_pipeline import TrainPipelineBase
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are scripts beside the package, not installed
+
+from benchmarks.machine_limits import BANDWIDTH, GEMM, count_flops, limits
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.load import load_config, parse
 from torchrec_mtl.config.run import RunConfig
@@ -176,7 +179,8 @@ def _sides(config: RunConfig, device: torch.device, folder: Path) -> dict[str, C
     }
 
 
-def _measure(sides: dict[str, Callable[[], Epoch]], repeats: int) -> None:
+def _measure(sides: dict[str, Callable[[], Epoch]], repeats: int) -> dict[str, float]:
+    """Print rates and ratios; return the median rate of each side."""
     run = {name: make() for name, make in sides.items()}
     speed: dict[str, list[float]] = {name: [] for name in run}
     for repeat in range(repeats + 1):
@@ -193,6 +197,19 @@ def _measure(sides: dict[str, Callable[[], Epoch]], repeats: int) -> None:
             f"  ({min(ratios):.2f} to {max(ratios):.2f})",
             flush=True,
         )
+    return {name: statistics.median(values) for name, values in speed.items()}
+
+
+def print_limits(config: RunConfig, device: torch.device, rows_per_s: float) -> None:
+    """Print what one thread reaches, and which share of its matrix products' peak the job does."""
+    files = open_data(config)
+    session = open_session(config, collect(files.train, config.data, config.features, config.tasks), device)
+    batch = next(iter(session.reader(files.train, train=True).epoch(0)))
+    flops = count_flops(session, batch) / config.data.batch_size
+    peaks = {name: statistics.median(side() for _ in range(3)) for name, side in limits().items()}
+    share = flops * rows_per_s / (1e9 * peaks[GEMM])
+    print(f"GEMM peak {peaks[GEMM]:.0f} GFLOP/s, bandwidth {peaks[BANDWIDTH]:.1f} GB/s", end="; ")
+    print(f"{flops / 1e6:.2f} MFLOP a row: the job reaches {share:.0%} of the GEMM peak", flush=True)
 
 
 def main() -> None:
@@ -216,7 +233,8 @@ def main() -> None:
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrec", "pyarrow"))
         print(f"{options.config}, seed {config.train.seed}; Python {platform.python_version()}, {versions}")
         print(f"{platform.platform()}, {os.cpu_count()} cores, one thread")
-        _measure(sides, options.repeats)
+        speed = _measure(sides, options.repeats)
+        print_limits(config, device, speed[f"job, {config.gradient.type}"])
     for name in sides:
         subprocess.run([sys.executable, *sys.argv, "--only", name], check=True)
 
