@@ -1,20 +1,18 @@
 """What the machine can do with one thread, and how much of it a training step asks for.
 
-Peak of matrix products: float32 ``torch.mm`` of 512 x 512, 3 MiB together, the fastest of 256 to 2048 where this was
-written. Bandwidth: ``a = b + s c`` over three arrays of 128 MiB, far beyond the caches; the read that a write brings
-with it is not counted, as STREAM does not.
+The peaks are those of ``benchmarks.peaks``.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measured import Sides
+from benchmarks.peaks import matrix_products, triad
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.embeddings import table_copies
@@ -22,34 +20,11 @@ from torchrec_mtl.registry import resolve
 from torchrec_mtl.training.session import Session
 
 GEMM, BANDWIDTH = "GEMM peak", "bandwidth"
-_SIZE, _PRODUCTS = 512, 20
-_ELEMENTS, _TRIADS = 2**25, 3
 
 
 def limits() -> Sides:
     """Return the sides to interleave with what is held against them: GFLOP/s and GB/s."""
-    first, second, total = torch.ones(_ELEMENTS), torch.ones(_ELEMENTS), torch.empty(_ELEMENTS)
-
-    def triad() -> float:
-        start = time.perf_counter()
-        for _ in range(_TRIADS):
-            torch.add(first, second, alpha=3.0, out=total)
-        return _TRIADS * 3 * 4 * _ELEMENTS / (time.perf_counter() - start) / 1e9
-
-    return {GEMM: matrix_products(), BANDWIDTH: triad}
-
-
-def matrix_products() -> Callable[[], float]:
-    """Return a function that multiplies matrices and returns the GFLOP/s."""
-    left, right, product = torch.randn(_SIZE, _SIZE), torch.randn(_SIZE, _SIZE), torch.empty(_SIZE, _SIZE)
-
-    def gemm() -> float:
-        start = time.perf_counter()
-        for _ in range(_PRODUCTS):
-            torch.mm(left, right, out=product)
-        return _PRODUCTS * 2 * _SIZE**3 / (time.perf_counter() - start) / 1e9
-
-    return gemm
+    return {GEMM: matrix_products(), BANDWIDTH: triad()}
 
 
 def count_flops(session: Session, batch: Batch) -> float:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
-from benchmarks.machine_limits import matrix_products
 from benchmarks.measured import Aim, Figure, Spread, ratios
+from benchmarks.peaks import matrix_products
 from benchmarks.scaling_growth import Length
 from benchmarks.scaling_workload import Workload, train_on
 from torchrec_mtl.testing.ranks import run_ranks

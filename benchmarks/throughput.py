@@ -36,6 +36,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineBase
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are scripts beside the package, not installed
 
 from benchmarks.machine_limits import BANDWIDTH, GEMM, count_flops, limits
+from benchmarks.scaling_workload import HEADS
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.load import load_config, parse
 from torchrec_mtl.config.run import RunConfig
@@ -161,16 +162,16 @@ def generate(folder: Path) -> Path:
         str(paths["train"]), run_dir=str(folder / "run"), rows_per_field=9_600, dim=16, batch_size=2048
     )
     raw["data"]["eval"] = str(paths["eval"])
-    raw["head"] = {"type": "mmoe", "experts": 4, "expert": [128, 64], "tower": [64], "norm": "batch"}
+    raw["head"] = HEADS["mmoe"]
     raw["train"] = {"epochs": 1}
     config = folder / "mmoe.yaml"
     config.write_text(yaml.safe_dump(raw))
     return config
 
 
-def _sides(config: RunConfig, device: torch.device, folder: Path) -> dict[str, Callable[[], Epoch]]:
-    files = open_data(config)
-    stats = collect(files.train, config.data, config.features, config.tasks)
+def _sides(
+    config: RunConfig, files: Files, stats: Statistics, device: torch.device, folder: Path
+) -> dict[str, Callable[[], Epoch]]:
     plain = parse({**config.model_dump(mode="json"), "gradient": {"type": "sum"}})
     return {
         "hand-written": lambda: hand_written(plain, files, stats, device),
@@ -200,10 +201,9 @@ def _measure(sides: dict[str, Callable[[], Epoch]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in speed.items()}
 
 
-def print_limits(config: RunConfig, device: torch.device, rows_per_s: float) -> None:
+def print_limits(config: RunConfig, files: Files, stats: Statistics, device: torch.device, rows_per_s: float) -> None:
     """Print what one thread reaches, and which share of its matrix products' peak the job does."""
-    files = open_data(config)
-    session = open_session(config, collect(files.train, config.data, config.features, config.tasks), device)
+    session = open_session(config, stats, device)
     batch = next(iter(session.reader(files.train, train=True).epoch(0)))
     flops = count_flops(session, batch) / config.data.batch_size
     peaks = {name: statistics.median(side() for _ in range(3)) for name, side in limits().items()}
@@ -225,7 +225,9 @@ def main() -> None:
         path = generate(Path(folder)) if options.config == "generated" else options.config
         config = load_config(path, options.overrides)
         prepare_data(config, Console())
-        sides = _sides(config, device, Path(folder))
+        files = open_data(config)
+        stats = collect(files.train, config.data, config.features, config.tasks)
+        sides = _sides(config, files, stats, device, Path(folder))
         if options.only:
             sides[options.only]()()
             print(f"{options.only:<14} peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
@@ -234,7 +236,7 @@ def main() -> None:
         print(f"{options.config}, seed {config.train.seed}; Python {platform.python_version()}, {versions}")
         print(f"{platform.platform()}, {os.cpu_count()} cores, one thread")
         speed = _measure(sides, options.repeats)
-        print_limits(config, device, speed[f"job, {config.gradient.type}"])
+        print_limits(config, files, stats, device, speed[f"job, {config.gradient.type}"])
     for name in sides:
         subprocess.run([sys.executable, *sys.argv, "--only", name], check=True)
 

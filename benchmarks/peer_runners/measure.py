@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from benchmarks.peaks import matrix_products, triad
 from benchmarks.peer_runners.spec import MARK, STARTED, Spec
 
 Array = npt.NDArray[Any]
@@ -170,20 +171,9 @@ def auc(labels: Array, scores: Array) -> float:
 
 
 def machine_limits() -> dict[str, float]:
-    """Return what this thread reaches now: GFLOP/s of float32 matrix products, GB/s of ``a = b + s c``, best of 3."""
-    a, b = torch.randn(512, 512), torch.randn(512, 512)
-    x, y, z = torch.ones(2**24), torch.ones(2**24), torch.empty(2**24)
-    with torch.no_grad():
-        product = min(_seconds(lambda: torch.mm(a, b), 20) for _ in range(3))
-        triad = min(_seconds(lambda: torch.add(x, y, alpha=3.0, out=z), 2) for _ in range(3))
-    return {"gemm_gflops": 2 * 512**3 / product / 1e9, "bandwidth_gbs": 3 * 4 * x.numel() / triad / 1e9}
-
-
-def _seconds(action: Callable[[], object], times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
-        action()
-    return (time.perf_counter() - start) / times
+    """Return what this thread reaches now, the best of 3."""
+    sides = {"gemm_gflops": matrix_products(), "bandwidth_gbs": triad()}
+    return {name: max(side() for _ in range(3)) for name, side in sides.items()}
 
 
 def peak_mib() -> float:

@@ -5,7 +5,6 @@ predictions that are not all finite: a diverged task shows in the table and stop
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
-from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
@@ -43,7 +42,7 @@ def task_metrics(
         0.5000000000000001
     """
     kept = np.asarray(weights) != 0
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     _check_length("weights", kept, y)
     y, p = y[kept], p[kept]
     count = {"count": float(y.size)}
@@ -70,7 +69,7 @@ def binary_metrics(labels: ArrayLike, predictions: ArrayLike, *, groups: ArrayLi
         `auc`; `logloss`, with probabilities clipped to [1e-7, 1 - 1e-7]; `ne`, the logloss divided by the entropy of
         the base rate; `calibration`, the sum of predictions over the sum of labels; `ece`; and `gauc` with groups.
     """
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     names = _BINARY if groups is None else (*_BINARY, "gauc")
     if _undefined(p):
         return dict.fromkeys(names, np.nan)
@@ -100,7 +99,7 @@ def regression_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, f
         the size of the labels' mean; `spearman`, with average ranks; `gini`; `calibration`, the sum of predictions
         over the sum of labels.
     """
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     if _undefined(p):
         return dict.fromkeys(_REGRESSION, np.nan)
     _check_finite(y)
@@ -117,51 +116,9 @@ def regression_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, f
     }
 
 
-def bootstrap_interval(
-    metric_fn: Callable[[Vector, Vector], float],
-    labels: ArrayLike,
-    predictions: ArrayLike,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of a metric, rows resampled with replacement.
-
-    Resamples where the metric is nan are left out (`scipy.stats.bootstrap` would make the whole interval nan, and
-    holds all resamples in memory at once).
-
-    Args:
-        metric_fn: Maps labels [N] and predictions [N] to a number, for example `auc` or `gini`.
-        labels: [N].
-        predictions: [N].
-        resamples: How many resamples to draw.
-        level: The interval's coverage, between 0 and 1.
-        seed: Seed of the resampling.
-
-    Returns:
-        The lower and the upper bound; nan where no resample defines the metric.
-    """
-    if resamples < 1:
-        raise ValueError(f"a bootstrap needs resamples: found resamples={resamples}, pass at least 1")
-    if not 0 < level < 1:
-        raise ValueError(f"an interval's level is a fraction: found level={level}, pass a number between 0 and 1")
-    y, p = _columns(labels, predictions)
-    if not y.size:
-        return np.nan, np.nan
-    generator = np.random.default_rng(seed)
-    draws = (generator.integers(y.size, size=y.size) for _ in range(resamples))
-    values = np.array([metric_fn(y[rows], p[rows]) for rows in draws], dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return np.nan, np.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def auc(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Returns the chance that a positive row scores above a negative one, ties counting half; nan with one class."""
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     _check_binary(y)
     num_positives = y.sum()
     num_pairs = num_positives * (y.size - num_positives)
@@ -182,7 +139,7 @@ def gauc(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> float:
     Returns:
         The grouped AUC; nan where no group has both classes.
     """
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     group = np.asarray(groups)
     _check_length("groups", group, y)
     _check_binary(y)
@@ -215,7 +172,7 @@ def ece(labels: ArrayLike, predictions: ArrayLike) -> float:
     Bins are weighted by their rows, empty ones count for nothing. With rare positives nearly all rows fall into the
     first bin, and the figure says little more than `calibration` does.
     """
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     if _undefined(p):
         return np.nan
     _check_binary(y)
@@ -240,14 +197,15 @@ def gini(labels: ArrayLike, predictions: ArrayLike) -> float:
     Returns:
         The coefficient; nan where all labels are equal.
     """
-    y, p = _columns(labels, predictions)
+    y, p = as_columns(labels, predictions)
     if _undefined(p) or _constant(y):
         return np.nan
     deviation = y - y.mean()
     return ratio(_ranks(p) @ deviation, _ranks(y) @ deviation)
 
 
-def _columns(labels: ArrayLike, predictions: ArrayLike) -> tuple[Vector, Vector]:
+def as_columns(labels: ArrayLike, predictions: ArrayLike) -> tuple[Vector, Vector]:
+    """Returns both as float64 [N]; a ValueError says where they are not one column each."""
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
     if y.ndim != 1:
         raise ValueError(f"labels must be one column: found shape {y.shape}, pass one task's labels as [N]")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from torchrec_mtl.training import allocator
+from torchrec_mtl.training import allocator, distributed
 
 FAULTS = """
 import resource, sys
@@ -46,3 +46,10 @@ def test_memory_that_a_step_freed_is_there_for_the_next():
 
 def test_what_the_user_set_is_left_as_it_is():
     assert run("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+def test_every_rank_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: calls.append(None))
+    with distributed.process_group("cpu"):
+        assert calls == [None]

@@ -176,3 +176,17 @@ def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
     other["model"]["head.weight"] = torch.zeros(4, 3)
     with pytest.raises(CheckpointError, match=r"model\.head\.weight"):
         checkpoints.load(other, "latest")
+
+
+def test_a_part_of_a_tensor_is_written_from_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As FBGEMM's tables are; DCP would clone each and keep all clones until the file is whole."""
+    whole = torch.arange(24.0)
+    parts = {"first": whole[:8].view(2, 4), "second": whole[8:].view(4, 4)}
+    written: list[int] = []
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda data, stream: (written.append(data.data_ptr()), save(data, stream)))
+    Checkpoints(tmp_path).save({"model": parts}, {"step": 1}, step=1, best=False)
+    assert sorted(written) == sorted(part.data_ptr() for part in parts.values())
+    loaded = {"model": {name: torch.zeros_like(part) for name, part in parts.items()}}
+    Checkpoints(tmp_path).load(loaded, "latest")
+    assert all(torch.equal(loaded["model"][name], part) for name, part in parts.items())

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from torchrec_mtl.training import metrics
+from torchrec_mtl.training.bootstrap import bootstrap_interval
 from torchrec_mtl.training.metrics import (
     auc,
     binary_metrics,
-    bootstrap_interval,
     ece,
     gauc,
     gini,
