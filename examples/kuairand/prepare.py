@@ -38,7 +38,7 @@ CSV_LOG = "log_standard_4_22_to_5_08_pure.csv"
 USERS, VIDEOS = "user_features_pure", "video_features_basic_pure"
 
 SPLITS = {"train": 0.0, "validation": 0.8, "test": 0.9}  # where each begins, as a share of the rows
-LABELS = ("is_click", "long_view", "is_like", "play_time_s")
+LABELS = ("is_click", "long_view", "is_like", "play_time_s", "play_ratio", "played")
 LOG_COLUMNS = (
     "user_id",
     "video_id",
@@ -495,8 +495,12 @@ def encode_log(log: pd.DataFrame, *, users: pa.Table, videos: pa.Table, vocabula
         found = _look_up(table, key=key, values=columns[key])
         columns |= {name: found[name] for name in found.column_names}
     columns |= {name: log[name].to_numpy(np.int64) for name in ("is_click", "long_view", "is_like")}
-    play_seconds = np.minimum(log["play_time_ms"].to_numpy(np.float64) / 1000, MAX_PLAY_SECONDS)
-    columns["play_time_s"] = play_seconds.astype(np.float32)
+    play_seconds = log["play_time_ms"].to_numpy(np.float64) / 1000
+    columns["play_time_s"] = np.minimum(play_seconds, MAX_PLAY_SECONDS).astype(np.float32)
+    # A length of 0 is a length not known, and so is the fraction.
+    ratio = np.divide(play_seconds, seconds, out=np.zeros_like(seconds), where=seconds > 0)
+    columns["play_ratio"] = np.minimum(ratio, 1.0).astype(np.float32)
+    columns["played"] = (columns["play_ratio"] > 0).astype(np.int64)
     return pa.table(columns)
 
 

@@ -132,6 +132,10 @@ CASES: dict[str, dict[str, Any]] = {
         "bottom": {"type": "epnet", "domain": ["tags"]},
         "head": {"type": "pepnet", "tower": [16, 8], "norm": "batch"},
     },
+    "shared_bottom_on_inner_product": {
+        "bottom": {"type": "inner_product"},
+        "head": {"type": "shared_bottom", "shared": [16], "tower": [8]},
+    },
     "home": {"head": {"type": "home", "meta": [16], "expert": [8], "tower": [8], "rank": 4}},
     "adatt": {"head": {"type": "adatt", "levels": [[16], [8]], "shared_experts": 1, "tower": [8], "norm": "batch"}},
     "single_task": {"head": {"type": "single_task", "tower": [16, 8], "norm": "batch"}, "gradient": {"type": "sum"}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
@@ -25,10 +25,12 @@ from torchrec_mtl.config.names import did_you_mean
 if TYPE_CHECKING:
     from torchrec_mtl.config.tasks import TaskConfig
 
-__all__ = ["Config", "Name", "PluginConfig", "did_you_mean"]
+__all__ = ["Config", "Name", "PluginConfig", "Widths", "did_you_mean"]
 
 # A name in the config: table, feature, task, column.
 Name = Annotated[str, Field(min_length=1)]
+# Feature -> dim of its table; None where the table cannot be read, which other checks report.
+Widths = Mapping[str, int | None]
 
 _MUTABLE = (
     collections.abc.Collection,
@@ -114,10 +116,23 @@ class PluginConfig(Config):
     type: Name
     """Built-in name, installed entry point, or ``package.module:Class``."""
 
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether training itself depends on ``data.eval``."""
+        return False
+
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""
         return []
 
-    def feature_problems(self, fields: Collection[str]) -> list[str]:
-        """Return what is wrong with the sparse features that options name; ``fields`` are those there are."""
+    def feature_problems(self, fields: Widths, sequences: Widths) -> list[str]:
+        """Return what makes this plug-in impossible for the features, or what is wrong with those that options name.
+
+        Args:
+            fields: sparse features there are.
+            sequences: sequences there are.
+
+        Returns:
+            Messages as those of ``problems``.
+        """
         return []

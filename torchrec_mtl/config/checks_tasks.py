@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from torchrec_mtl.config.base import did_you_mean
@@ -28,7 +28,7 @@ def check_tasks(draft: Draft) -> Iterator[str]:
         _losses(draft),
         _monitor(draft),
         _plugins(draft),
-        _named_features(draft),
+        _features(draft),
         _gradient(draft),
     )
 
@@ -120,15 +120,21 @@ def _plugins(draft: Draft) -> Iterator[str]:
     if draft.gradient is not None and len(tasks) > 1:
         plugins["gradient"] = draft.gradient
     for path, plugin in plugins.items():
-        for text in plugin.problems(tasks) if plugin is not None else ():
-            yield f"{path}.{text}" if re.match(r"[\w.]+: ", text) else f"{path}: {text}"
+        yield from _placed(path, plugin.problems(tasks) if plugin is not None else ())
 
 
-def _named_features(draft: Draft) -> Iterator[str]:
-    """Ask bottom and head whether the features that their options name are there."""
-    fields = {f.name for f in draft.sparse.values()}
+def _placed(path: str, texts: Iterable[str]) -> Iterator[str]:
+    """Put the section before a plug-in's messages, of which some name an option."""
+    return (f"{path}.{text}" if re.match(r"[\w.]+: ", text) else f"{path}: {text}" for text in texts)
+
+
+def _features(draft: Draft) -> Iterator[str]:
+    """Ask bottom and head whether the features suit them, and whether those that their options name are there."""
+    dims = {t.name: t.dim for t in draft.tables.values()}
+    fields = {f.name: dims.get(f.table) for f in draft.sparse.values()}
+    sequences = {s.name: dims.get(s.table) for s in draft.sequences.values()}
     for path, plugin in {"bottom": draft.bottom, "head": draft.head}.items():
-        yield from (f"{path}.{text}" for text in (plugin.feature_problems(fields) if plugin is not None else ()))
+        yield from _placed(path, plugin.feature_problems(fields, sequences) if plugin is not None else ())
 
 
 def _monitor(draft: Draft) -> Iterator[str]:

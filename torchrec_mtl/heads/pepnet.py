@@ -5,7 +5,7 @@ The lower half is the bottom ``epnet``; either works without the other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Self
 
@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.config.base import Name
+from torchrec_mtl.config.base import Name, Widths
 from torchrec_mtl.features import FeaturesSpec
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
 from torchrec_mtl.heads.gates import GateNU, named_problems
@@ -57,7 +57,7 @@ class PEPNet(Head):
         """Width of the gates' hidden layers."""
         norm: Norm = "none"
 
-        def feature_problems(self, fields: Collection[str]) -> list[str]:
+        def feature_problems(self, fields: Widths, sequences: Widths) -> list[str]:
             """Each prior feature must be there, and be named once."""
             return named_problems("prior", self.prior, fields)
 

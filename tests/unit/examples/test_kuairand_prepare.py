@@ -283,6 +283,28 @@ def test_play_time_is_capped_in_seconds(prepared: Path) -> None:
     assert read(prepared, "train")["play_time_s"].tolist()[:4] == [0, 50, 100, 120]
 
 
+def test_play_ratio_is_the_share_of_the_video_that_was_played(tmp_path: Path, prepared: Path) -> None:
+    log = make_log(start=HISTORY_END + 10**9, users=[0] * 8, videos=[0] * 8).astype({"duration_ms": "float64"})
+    log["play_time_ms"] = [0, 2500, 10_000, 15_000, 300_000, 5000, 5000, 1]
+    log["duration_ms"] = [10_000, 10_000, 10_000, 10_000, 200_000, 0, None, 2_000_000]
+    log.to_parquet(tmp_path / "ratios.parquet")
+    assert run("--log", tmp_path / "ratios.parquet", "--out", prepared) == 0
+    rows = read(prepared, "ratios")
+    (prepared / "ratios.parquet").unlink()
+    assert rows["play_ratio"].dtype == np.float32
+    assert rows["play_ratio"].tolist() == [0, 0.25, 1, 1, 1, 0, 0, np.float32(5e-7)]  # of 0 or no length: not known
+    assert rows["played"].dtype == np.int64
+    assert rows["played"].tolist() == [0, 1, 1, 1, 1, 0, 0, 1]
+    assert rows["play_time_s"].tolist()[4] == 120  # the cap on seconds is none on the share
+
+
+def test_every_split_has_all_labels(prepared: Path) -> None:
+    for name in ("train", "validation", "test"):
+        rows = read(prepared, name)
+        assert list(rows.columns)[-len(prepare.LABELS) :] == list(prepare.LABELS)
+        assert rows["played"].tolist() == (rows["play_time_s"] > 0).astype(int).tolist()  # all lengths are known here
+
+
 def test_no_outcome_but_the_labels_is_carried_over(prepared: Path) -> None:
     for name in PREPARED:
         assert not OUTCOMES & set(pq.read_schema(prepared / f"{name}.parquet").names)
