@@ -175,6 +175,22 @@ def predict(
         typer.echo(f"{rows} rows written to {out}")
 
 
+@app.command("report")
+def report_command(
+    run: RunDir,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; by default RUN/report.html.")] = None,
+) -> None:
+    """Write one HTML page of a run: metrics, curves over its steps, and what its head found."""
+    from torchrec_mtl.report_page.run import write_page
+
+    try:
+        page = write_page(run, out)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    else:
+        typer.echo(f"report written to {page}")
+
+
 @app.command()
 def bench(
     suite: Annotated[Path, typer.Argument(help="The suite as YAML.", show_default=False)],

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from scipy.stats import rankdata
 
+from tests.pages import well_formed
+
 
 def test_training_ends_with_a_table_beside_two_references_and_leaves_the_documented_files(small):
     shown = (small / "train.log").read_text()
@@ -56,6 +58,23 @@ def test_evaluate_gives_the_metrics_of_the_training_s_end(small, cli):
     done = cli("evaluate", small / "run", "--data", small / "test.parquet", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((small / "run" / "metrics.json").read_text())
+
+
+def test_report_makes_a_page_of_the_run(small, cli, tmp_path):
+    done = cli("report", small / "run", "--out", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"report written to {tmp_path / 'page.html'}\n"
+    page = well_formed((tmp_path / "page.html").read_text())
+    step = json.loads((small / "run" / "metrics.json").read_text())["step"]
+    assert {"head htlnet, bottom concat, gradient htlnet", f"binary tasks, test data, step {step:,}"} <= set(page.texts)
+    assert page.tags.count("svg") > 10
+
+
+def test_report_refuses_a_folder_that_is_no_run(cli, tmp_path):
+    done = cli("report", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path} is not a run: config.yaml is missing. Give the run_dir of a training\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_keeps_order_and_keys_and_needs_no_labels(small, cli, tmp_path):
