@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.synthetic import make_config
-from torchrec_mtl.heads.base import Phase
+from torchrec_mtl.heads.base import Head, Phase
 from torchrec_mtl.heads.htlnet import HTLNet
 from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.testing.ranks import run_ranks
@@ -140,22 +140,22 @@ class TwoPhases(SharedBottom):
 
 
 @contextmanager
-def interrupted(step: int, rank: int) -> Iterator[None]:
+def interrupted(step: int, rank: int, head_class: type[Head] = HTLNet) -> Iterator[None]:
     """In a rank: SIGINT reaches one rank while it makes ready for a step (counted from 1)."""
-    ready = HTLNet.set_progress
+    ready = head_class.set_progress
 
-    def interrupt(head: HTLNet, fraction: float, trained: int) -> None:
+    def interrupt(head: Head, fraction: float, trained: int) -> None:
         ready(head, fraction, trained)
         if trained == step - 1 and dist.get_rank() == rank:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with patch.object(HTLNet, "set_progress", interrupt):
+    with patch.object(head_class, "set_progress", interrupt):
         yield
 
 
-def train_until(raw: Mapping[str, Any], step: int, rank: int) -> str:
+def train_until(raw: Mapping[str, Any], step: int, rank: int, head_class: type[Head] = HTLNet) -> str:
     """Runs in a rank: one rank is interrupted at a step."""
-    with interrupted(step, rank):
+    with interrupted(step, rank, head_class):
         try:
             train_one(raw)
         except InterruptedTrainingError as error:

@@ -134,11 +134,11 @@ def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, see
                 or name.split("@")[0] not in tables
             ):
                 continue
-            for shard, row, column in _local_shards(value):
+            for shard, row, column in local_shards(value):
                 _fill(shard, row, column, tables[name.split("@")[0]], seed)
 
 
-def _local_shards(value: object) -> list[tuple[Tensor, int, int]]:
+def local_shards(value: object) -> list[tuple[Tensor, int, int]]:
     """Return (tensor, first row, first column) of the parts of a sharded or plain tensor that lie on this rank."""
     if hasattr(value, "local_shards"):
         return [(s.tensor, *s.metadata.shard_offsets) for s in value.local_shards()]

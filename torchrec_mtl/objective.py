@@ -75,6 +75,7 @@ class Objective(nn.Module):
     """
 
     active: Tensor
+    on: Tensor
 
     def __init__(
         self,
@@ -102,16 +103,24 @@ class Objective(nn.Module):
         extra = len(head.term_names) + len(head.constraint_names)
         scale = [*task_weights, *[1.0] * extra, *consistency.order_weights]
         self.register_buffer("active", torch.tensor(scale), persistent=False)
+        self.register_buffer("on", torch.ones(len(self.names)), persistent=False)
+        self._all_on = True
         self._task_weights = scale
         self.rule = rule  # its state is the model's
         self.boundary = Boundary(rule, exact=exact, seed=seed, history_steps=None)  # the trainer clears it
         self.stop_requested = False
 
     def activate(self, tasks: Sequence[str] | None) -> None:
-        """Let only these tasks' losses count (None: all); the graph stays the same, as data parallel wants it."""
+        """Let only these tasks' losses count (None: all); the graph stays the same, as data parallel wants it.
+
+        ``on`` [T] then says which tasks and terms count; the others have no row with a weight, in losses and metrics.
+        """
         named = self.names if tasks is None else {*tasks, *self.consistency.orders_among(tasks)}
         on = [1.0 if name in named else 0.0 for name in self.names]
+        self._all_on = all(on)
+        self.on.copy_(torch.tensor(on))
         self.active.copy_(torch.tensor([w * o for w, o in zip(self._task_weights, on, strict=True)]))
+        self.head.activate(None if self._all_on else [task for task in self.tasks if task in named])
 
     def forward(
         self, pooled: KeyedTensor | None, unpooled: Mapping[str, JaggedTensor] | None, batch: Batch
@@ -204,6 +213,8 @@ class Objective(nn.Module):
         values += [term.value for term in extra]
         own = self.consistency.loss_weights(batch.labels, batch.weights)
         weights = torch.cat([own.T, *(term.weight.unsqueeze(0) for term in extra)])
+        if not self._all_on:
+            weights = weights * self.on.unsqueeze(1)
         stacked = torch.stack(values)
         return torch.where(weights > 0, stacked * weights, torch.zeros_like(stacked)), weights
 
@@ -227,7 +238,7 @@ class Objective(nn.Module):
             predictions=self._predictions(out),
             further={name: value.detach() for name, value in out.predictions.items()},
             labels=batch.labels,
-            weights=batch.weights,
+            weights=batch.weights if self._all_on else batch.weights * self.on[: len(self.tasks)],
             ids=batch.ids,
             stop=stop,
         )

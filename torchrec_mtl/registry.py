@@ -29,10 +29,12 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "aitm": "torchrec_mtl.heads.aitm:AITM",
         "dbmtl": "torchrec_mtl.heads.dbmtl:DBMTL",
         "htlnet": "torchrec_mtl.heads.htlnet:HTLNet",
+        "ncs4cvr": "torchrec_mtl.heads.ncs4cvr:NCS4CVR",
     },
     "bottom": {
         "concat": "torchrec_mtl.bottoms.concat:Concat",
         "epnet": "torchrec_mtl.bottoms.epnet:EPNet",
+        "inner_product": "torchrec_mtl.bottoms.inner_product:InnerProduct",
     },
     "loss": {
         "bce": "torchrec_mtl.losses.binary:BinaryCrossEntropy",
@@ -41,6 +43,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "mae": "torchrec_mtl.losses.regression:MeanAbsoluteError",
         "huber": "torchrec_mtl.losses.regression:Huber",
         "quantile": "torchrec_mtl.losses.regression:Quantile",
+        "ratio": "torchrec_mtl.losses.ratio:Ratio",
         "tweedie": "torchrec_mtl.losses.deviance:Tweedie",
         "gamma": "torchrec_mtl.losses.deviance:Gamma",
         "poisson": "torchrec_mtl.losses.deviance:Poisson",

@@ -37,6 +37,8 @@ def _evaluation(draft: Draft) -> Iterator[str]:
     if draft.data is None or draft.data.eval is not None:
         return
     train = draft.train
+    if draft.head is not None and draft.head.needs_evaluation:
+        yield f"head: '{draft.head.type}' chooses by what it finds on data.eval; name its files there"
     asked = {
         "train.monitor.metric": train.monitor.metric != "loss",
         "train.monitor.patience": train.monitor.patience is not None,

@@ -13,6 +13,7 @@ from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.features import FeaturesSpec
+from torchrec_mtl.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,42 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training.
+    """A stretch of training; schedules of learning rates span one phase.
 
     Attributes:
         name: shown, logged, and kept in checkpoints.
         epochs: passes over the training data.
         tasks: the tasks whose losses count; None: all.
+        alternate: a step trains one of these tasks, in turn.
+        trial: only looked at by the head: evaluated at its end for ``Head.end_phase``, whereas the best checkpoint and
+            early stopping take no notice.
+        rewind: starts from where training was at the end of the phase marked ``origin``, or at step 0 without one; the
+            order of the rows and the noise start again from there too. ``dense``: the tables stay as they are.
+        origin: where later phases rewind to is the end of this one.
+        steps: no more than these; None: all of the epochs.
     """
 
     name: str
     epochs: int
     tasks: tuple[str, ...] | None = None
+    alternate: bool = False
+    trial: bool = False
+    rewind: Literal["no", "all", "dense"] = "no"
+    origin: bool = False
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class PhaseEnd:
+    """What a head concluded at the end of a phase.
+
+    Attributes:
+        text: a line for people.
+        values: numbers for the log, name -> value.
+    """
+
+    text: str
+    values: Mapping[str, float]
 
 
 class HeadConfig(PluginConfig):
@@ -85,6 +111,8 @@ class Head(nn.Module, ABC):
     Config: ClassVar[type[HeadConfig]]
     tables: ClassVar[Literal["shared", "own", "both"]] = "shared"
     reads_features: ClassVar[bool] = False
+    state_kept: tuple[str, ...] = ()
+    """Names of the buffers that are not set back when training rewinds, and that ``end_phase`` may change."""
     term_names: tuple[str, ...] = ()
     """Names of the extra losses that ``terms`` returns, at every step; gradient rules balance them like tasks."""
     constraint_names: tuple[str, ...] = ()
@@ -146,9 +174,34 @@ class Head(nn.Module, ABC):
         """Return the phases of training; by default one over the configured epochs."""
         return (Phase(name="train", epochs=epochs),)
 
-    def set_progress(self, fraction: float, step: int) -> None:
-        """Take note of the fraction of training done and the step, before each step (temperatures, warm-ups)."""
+    def activate(self, tasks: Sequence[str] | None) -> None:
+        """Take note of whose losses count from now on (None: all); what it returns for others is not looked at."""
         return
+
+    def set_progress(self, fraction: float, step: int) -> None:
+        """Take note of the fraction of the phase done and the step, before each step (temperatures, warm-ups)."""
+        return
+
+    def end_phase(self, phase: Phase, metrics: Mapping[str, Mapping[str, float]]) -> PhaseEnd | None:
+        """Draw conclusions at the end of a phase, before anything is rewound; only ``state_kept`` may change.
+
+        Args:
+            phase: the one that ended.
+            metrics: task -> metric -> value of an evaluation at its end, the same on every rank; empty where there was
+                none, and of the tasks that the phase trained alone.
+        """
+        return None
+
+    def update_masks(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Return parameters of which the next step of the optimizer may change a part only, with bool masks of it.
+
+        What is masked keeps its value and its moments. Asked in phases that alternate.
+        """
+        return ()
+
+    def findings(self) -> Sequence[Finding]:
+        """Return what the trained head has to tell."""
+        return ()
 
 
 class HeadOfKinds(Head):

@@ -56,15 +56,26 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [K, B, H]; for x [B, I] the K maps are one wide matrix."""
-        if x.dim() == 2 and 1 in self.weight.shape:
-            # The wide matrix's gradient would have other strides than the parameter in a dimension of size 1, which
-            # autograd takes for equal and data parallel does not.
-            x = x.expand(len(self.weight), -1, -1)
-        if x.dim() == 3:
-            return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
-        k, _, h = self.weight.shape
-        bias = None if self.bias is None else self.bias.flatten()
-        return linear(x, self.weight.transpose(1, 2).flatten(0, 1), bias).view(-1, k, h).transpose(0, 1)
+        return stacked_linear(x, self.weight, self.bias)
+
+
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return [K, B, H], what `StackedLinear` does.
+
+    Args:
+        x: [K, B, I], or one [B, I] for all.
+        weight: [K, I, H].
+        bias: [K, 1, H].
+    """
+    if x.dim() == 2 and 1 in weight.shape:
+        # The wide matrix's gradient would have other strides than the parameter in a dimension of size 1, which
+        # autograd takes for equal and data parallel does not.
+        x = x.expand(len(weight), -1, -1)
+    if x.dim() == 3:
+        return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
+    k, _, h = weight.shape
+    flat = None if bias is None else bias.flatten()
+    return linear(x, weight.transpose(1, 2).flatten(0, 1), flat).view(-1, k, h).transpose(0, 1)
 
 
 class MLP(nn.Module):

@@ -115,6 +115,7 @@ class Subject:
         """
         path = f"{self.head_class.__module__}:{self.head_class.__qualname__}"
         raw = make_config("unused.parquet", run_dir="unused")
+        raw["data"]["eval"] = raw["data"]["train"]
         raw["head"] = {**self.config.model_dump(mode="json"), "type": path}
         if blocked_at is not None:
             raw["gradient"] = {"type": f"{__name__}:{BlockingRule.__name__}", "at": blocked_at}

@@ -35,6 +35,7 @@ _ALLOWED_NAMES = frozenset(
         ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
     }
 )
+_ORIGIN = "origin"
 _OF_NUMPY = frozenset({torch.float32, torch.float64, torch.float16})  # bfloat16 is not
 
 
@@ -117,6 +118,26 @@ class Checkpoints:
             dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
         on_rank_0(lambda: self._publish(partial, notes, step, best))
 
+    def save_origin(self, tensors: Mapping[str, Any]) -> None:
+        """Write where later phases rewind to, on all ranks together; it stays however many checkpoints are kept.
+
+        Raises:
+            CheckpointError: it could not be written, on all ranks.
+        """
+        partial = self.folder / f".partial-{_ORIGIN}"
+        on_rank_0(lambda: self._prepare(partial))
+        with _as_checkpoint_error(f"cannot save {self.folder / _ORIGIN}"):
+            dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
+        on_rank_0(lambda: _replace(partial, self.folder / _ORIGIN))
+
+    def load_origin(self, tensors: dict[str, Any]) -> None:
+        """Load in place what `save_origin` wrote, on all ranks together.
+
+        Raises:
+            CheckpointError: it is not there, or does not fit.
+        """
+        self._load(tensors, self.folder / _ORIGIN)
+
     def amend(self, notes: Mapping[str, Any], *, step: int, best: bool) -> None:
         """Write other notes beside the tensors saved at ``step``; on all ranks together."""
         on_rank_0(lambda: _write_notes(self.folder / _name(step), notes, best))
@@ -148,7 +169,9 @@ class Checkpoints:
         name = on_rank_0(lambda: self.index().get(which))
         if name is None:
             raise CheckpointError(f"no {which} checkpoint in {self.folder}; was the run trained?")
-        path = self.folder / name
+        self._load(tensors, self.folder / name)
+
+    def _load(self, tensors: dict[str, Any], path: Path) -> None:
         with _as_checkpoint_error(f"cannot load {path}"):
             stored = TensorReader(str(path)).read_metadata().state_dict_metadata
             rng = {k: v for k, v in tensors.get("rng", {}).items() if f"rng.{k}" in stored}
@@ -163,9 +186,7 @@ class Checkpoints:
 
     def _publish(self, partial: Path, notes: Mapping[str, Any], step: int, best: bool) -> None:
         _write_notes(partial, notes, best)
-        final = self.folder / _name(step)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        _replace(partial, self.folder / _name(step))
         self._prune()
 
     def _prune(self) -> None:
@@ -173,6 +194,11 @@ class Checkpoints:
         surplus = [p for p in sorted(self.folder.glob("step-*")) if p.name not in chosen]
         for old in surplus[: len(surplus) - (self.keep - 1)]:  # the latest counts as kept
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(partial: Path, final: Path) -> None:
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
 
 
 def _name(step: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,11 @@ from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper, OptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.config.training import DenseOptimConfig, ScheduleConfig, SparseOptimConfig
+from torchrec_mtl.embeddings import local_shards
 
 _SPARSE: dict[str, Any] = {
     "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
@@ -63,6 +65,40 @@ def fuse_sparse_optimizer(tables: Iterable[nn.Parameter], config: SparseOptimCon
     apply_optimizer_in_backward(_SPARSE[config.type], list(tables), options)
 
 
+UpdateMasks = Callable[[], Sequence[tuple[nn.Parameter, torch.Tensor]]]
+
+
+class MaskedUpdates(OptimizerWrapper):
+    """An optimizer that leaves masked parts of parameters alone, their moments included.
+
+    A gradient of 0 is not enough: Adam's moments go on moving a weight after its last gradient.
+
+    Args:
+        optimizer: any keyed one.
+        masks: returns parameters with bool masks of what the step may change; asked before each step.
+    """
+
+    def __init__(self, optimizer: KeyedOptimizer, masks: UpdateMasks) -> None:
+        super().__init__(optimizer)
+        self._masks = masks
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Step, then put back what was not to change."""
+        before = [
+            (value, value.clone(), mask)
+            for parameter, mask in self._masks()
+            for value in (parameter, *self._moments(parameter))
+        ]
+        super().step(closure)
+        for value, old, mask in before:
+            value.copy_(torch.where(mask, value, old))
+
+    def _moments(self, parameter: nn.Parameter) -> list[torch.Tensor]:
+        state = self._optimizer.state[parameter].values()
+        return [v for v in state if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
+
+
 class Optimizers:
     """Both optimizers of a sharded model, and their learning rates.
 
@@ -70,21 +106,34 @@ class Optimizers:
         model: the sharded model.
         dense: options of the dense part.
         sparse_lr: base learning rate of the tables.
+        update_masks: see `MaskedUpdates`; None: every step changes all.
     """
 
-    def __init__(self, model: DistributedModelParallel, dense: DenseOptimConfig, sparse_lr: float) -> None:
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        dense: DenseOptimConfig,
+        sparse_lr: float,
+        update_masks: UpdateMasks | None = None,
+    ) -> None:
         parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         wrapped = KeyedOptimizerWrapper(
             parameters, lambda p: _DENSE[dense.type](p, lr=dense.lr, weight_decay=dense.weight_decay)
         )
         _materialise_state(wrapped)
         self._base: list[tuple[KeyedOptimizer, float]] = [(wrapped, dense.lr), (model.fused_optimizer, sparse_lr)]
-        stepped: KeyedOptimizer = wrapped
+        stepped: KeyedOptimizer = wrapped if update_masks is None else MaskedUpdates(wrapped, update_masks)
         if dense.clip_norm is not None:
-            stepped = GradientClippingOptimizer(wrapped, clipping=GradientClipping.NORM, max_gradient=dense.clip_norm)
+            stepped = GradientClippingOptimizer(stepped, clipping=GradientClipping.NORM, max_gradient=dense.clip_norm)
         self.combined = CombinedOptimizer([model.fused_optimizer, stepped])
         self._saved = CombinedOptimizer([model.fused_optimizer, wrapped])
-        self._fused = model.fused_optimizer
+        self._fused, self._dense = model.fused_optimizer, wrapped
+
+    def clear(self, *, tables: bool) -> None:
+        """Set all moments and counts to 0, as before the first step; those of the tables where asked."""
+        _zero(self._dense.state_dict()["state"])
+        if tables:
+            _zero(self._fused.state_dict()["state"])
 
     def set_step(self, step: int) -> None:
         """Tell the fused kernels how many steps were made; their count, for Adam, is in no state dict."""
@@ -116,7 +165,13 @@ def _materialise_state(optimizer: KeyedOptimizer) -> None:
         for name, p in optimizer.params.items():
             p.copy_(weights[name])
             p.grad = None
-        for state in optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, torch.Tensor):
-                    value.zero_()
+    _zero(optimizer.state)
+
+
+@torch.no_grad()
+def _zero(states: Mapping[Any, Any]) -> None:
+    """Set every tensor of an optimizer's state to 0; of a sharded one, this rank's part."""
+    for value in chain.from_iterable(state.values() for state in states.values()):
+        if isinstance(value, torch.Tensor):
+            for part, *_ in local_shards(value):
+                part.zero_()

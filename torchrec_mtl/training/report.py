@@ -10,6 +10,7 @@ from rich.table import Table
 
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.training.evaluation import Metrics
+from torchrec_mtl.training.findings import show_findings
 from torchrec_mtl.training.run import RunResult
 
 _COLUMNS = {
@@ -22,9 +23,10 @@ def show(console: Console, config: RunConfig, result: RunResult) -> None:
     """Print the tables of a finished run."""
     if result.evaluation is None:
         console.print("nothing to evaluate: data.eval and data.test are not set", highlight=False)
-        return
-    models = {config.head.type: result.evaluation.tasks, **result.references}
-    show_evaluation(console, config, models, f"{result.split} data, step {result.step}")
+    else:
+        models = {config.head.type: result.evaluation.tasks, **result.references}
+        show_evaluation(console, config, models, f"{result.split} data, step {result.step}")
+    show_findings(console, result.findings)
 
 
 def show_evaluation(console: Console, config: RunConfig, models: Mapping[str, Metrics], title: str) -> None:

@@ -21,9 +21,12 @@ from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.fingerprint import Fingerprint
 from torchrec_mtl.data.preflight import check_keys, check_schema
 from torchrec_mtl.data.statistics import Statistics
+from torchrec_mtl.findings import Finding
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, once_a_node
 from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
+from torchrec_mtl.training.findings import FILE as FINDINGS
+from torchrec_mtl.training.findings import save_findings
 from torchrec_mtl.training.run_dir import best_or_latest, enter
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.sharding import refused_in_runs
@@ -51,6 +54,7 @@ class RunResult:
         step: of the checkpoint evaluated.
         trained: False where the run was finished before.
         references: model -> metrics of the reference models, where asked for; on rank 0.
+        findings: what the head has to tell.
     """
 
     evaluation: Evaluation | None
@@ -58,6 +62,7 @@ class RunResult:
     step: int
     trained: bool
     references: Mapping[str, Metrics] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 def train(config: RunConfig, device: torch.device, *, fresh: bool = False, console: Console | None = None) -> RunResult:
@@ -176,7 +181,7 @@ def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint
             "Restore the files, or start over with --fresh"
         )
     session.restore(checkpoints, "latest")
-    session.optimizers.set_step(state.step)
+    session.optimizers.set_step(state.updates)
     if is_main() and not state.finished:
         console.print(f"going on after step {state.step}", highlight=False, soft_wrap=True)
     return state
@@ -226,10 +231,14 @@ def _final(
     notes = on_rank_0(lambda: checkpoints.notes(which))
     step = int(notes["step"]) if notes else 0
     data, split = (files.test, "test") if files.test is not None else (files.eval, "eval")
-    if data is None:
-        return RunResult(None, split, step, trained)
     if step != trained_step:  # else it is what the model holds: reading it back would take as much memory again
         session.restore(checkpoints, which, weights_only=True)
+    session.objective.activate(None)
+    findings = tuple(session.objective.head.findings())
+    if is_main() and findings:
+        save_findings(run_dir / FINDINGS, findings)
+    if data is None:
+        return RunResult(None, split, step, trained, findings=findings)
     evaluation = session.evaluate(data)
     references: dict[str, Metrics] = {}
     if is_main():
@@ -238,4 +247,4 @@ def _final(
             from torchrec_mtl.training.reference_rows import reference_metrics  # scipy: slow to import, seldom asked
 
             references = reference_metrics(session.config, session.encoder, files.train, data)
-    return RunResult(evaluation, split, step, trained, references)
+    return RunResult(evaluation, split, step, trained, references, findings)

@@ -28,7 +28,7 @@ _MAY_DIFFER = frozenset(
         *(f"train.{key}" for key in ("timeout_s", "window")),
     ]
 )
-_FILES = ("config.yaml", "statistics.json", "metrics.json", "metrics.jsonl")
+_FILES = ("config.yaml", "statistics.json", "metrics.json", "metrics.jsonl", "findings.json", "report.html")
 
 
 def enter(run_dir: Path, config: RunConfig, *, fresh: bool) -> None:
@@ -78,7 +78,7 @@ def _read_config(path: Path) -> Mapping[str, object] | None:
 
 
 def _forget(run_dir: Path) -> None:
-    for pattern in ("checkpoints/step-*", "checkpoints/.partial-*", "tb"):
+    for pattern in ("checkpoints/step-*", "checkpoints/origin", "checkpoints/.partial-*", "tb"):
         for folder in run_dir.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
     for name in _FILES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,12 +21,13 @@ from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.data.statistics import Statistics
+from torchrec_mtl.heads.base import Head
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.objective import Objective, StepOutput
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
-from torchrec_mtl.training.optim import Optimizers
+from torchrec_mtl.training.optim import Optimizers, UpdateMasks
 from torchrec_mtl.training.sharding import shard
 
 
@@ -42,6 +43,7 @@ class Session:
         objective: its dense part.
         optimizers: of tables and dense part.
         sparse_dist: ``TrainPipelineSparseDist``, or None where the base pipeline is used.
+        scales: of the labels, which losses are built with.
     """
 
     config: RunConfig
@@ -51,6 +53,7 @@ class Session:
     objective: Objective
     optimizers: Optimizers
     sparse_dist: TrainPipelineSparseDist[Batch, StepOutput] | None
+    scales: Mapping[str, LabelScale]
 
     def reader(self, files: Sequence[DataFile], *, train: bool) -> ParquetReader:
         """Return a reader of this rank's share; evaluation reads in file order."""
@@ -112,6 +115,11 @@ class Session:
             rng[f"cuda_rank{rank()}"] = torch.cuda.get_rng_state(self.device)
         return {"model": self.model.state_dict(), "optim": self.optimizers.state_dict(), "rng": rng}
 
+    def agree(self, names: Sequence[str]) -> None:
+        """Give every rank what rank 0 has in these buffers of the head."""
+        for name in names:
+            dist.broadcast(self.objective.head.get_buffer(name), src=0)
+
     def restore(self, checkpoints: Checkpoints, which: str, *, weights_only: bool = False) -> None:
         """Load the ``latest`` or ``best`` checkpoint; with ``weights_only`` leave optimizers and RNG alone."""
         tensors = self.tensors()
@@ -152,7 +160,7 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
     objective = model.objective
     sharded = shard(model, config, device)
     sharded.train()
-    optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr)
+    optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr, _update_masks(objective.head, config))
     return Session(
         config=config,
         device=device,
@@ -163,7 +171,14 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
         sparse_dist=TrainPipelineSparseDist(sharded, cast(Any, optimizers.combined), device)
         if _overlaps(config, device)
         else None,
+        scales=scales,
     )
+
+
+def _update_masks(head: Head, config: RunConfig) -> UpdateMasks | None:
+    """Return what to ask before each step, where some phase gives a step to one task."""
+    alternates = any(phase.alternate for phase in head.phases(config.train.epochs))
+    return head.update_masks if alternates else None
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:

@@ -121,6 +121,11 @@ class ProgressSink:
             f"step {step}/{self._total}  ETA {self._eta(step)}  {note}", highlight=False, soft_wrap=True
         )
 
+    def say(self, text: str) -> None:
+        """Show a line."""
+        console = self._console if self._bar is None else self._bar.console
+        console.print(text, highlight=False, soft_wrap=True)
+
     def _eta(self, step: int) -> str:
         done = max(step - self._first, 1)
         seconds = int((time.monotonic() - self._start) / done * max(self._total - step, 0))

@@ -17,9 +17,14 @@ class TrainState:
 
     Attributes:
         phase: number of the phase.
+        phase_start: steps trained before it.
         epoch: epoch within the phase.
         epoch_step: steps of this epoch that were trained.
         step: steps trained in all.
+        passes: epochs that count as read before this phase, for the order of the rows; rewinding sets it back.
+        updates: steps that the tables have seen; rewinding them sets it back.
+        origin_passes: ``passes`` where training rewinds to.
+        origin_updates: ``updates`` there.
         best: best value of the monitored metric so far.
         best_step: its step.
         stale: evaluations since.
@@ -30,9 +35,14 @@ class TrainState:
     """
 
     phase: int = 0
+    phase_start: int = 0
     epoch: int = 0
     epoch_step: int = 0
     step: int = 0
+    passes: int = 0
+    updates: int = 0
+    origin_passes: int = 0
+    origin_updates: int = 0
     best: float | None = None
     best_step: int = 0
     stale: int = 0
@@ -44,6 +54,23 @@ class TrainState:
     def notes(self) -> dict[str, Any]:
         """Return JSON values."""
         return asdict(self)
+
+    def begin_phase(self, *, rewind: bool, tables: bool) -> None:
+        """Go on to the next phase.
+
+        Args:
+            rewind: the order of the rows starts again from the origin.
+            tables: the tables went back there too.
+        """
+        self.passes = self.origin_passes if rewind else self.passes + self.epoch
+        self.updates = self.origin_updates if tables else self.updates
+        self.phase, self.phase_start, self.epoch, self.epoch_step = self.phase + 1, self.step, 0, 0
+        # What was best in one phase says nothing about the next, which trains something else.
+        self.best, self.stale = None, 0
+
+    def mark_origin(self) -> None:
+        """Have later phases rewind to the end of this one."""
+        self.origin_passes, self.origin_updates = self.passes + self.epoch, self.updates
 
     def record(self, value: float, monitor: MonitorConfig) -> bool:
         """Take the monitored value of an evaluation; return whether it is the best so far. NaN never is."""

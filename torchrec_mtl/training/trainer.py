@@ -18,8 +18,9 @@ from torchrec_mtl.gradients.diagnostics import summarise
 from torchrec_mtl.heads.base import Phase
 from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.training.checkpoint import Checkpoints
-from torchrec_mtl.training.evaluation import Evaluation
+from torchrec_mtl.training.evaluation import Evaluation, Metrics
 from torchrec_mtl.training.optim import schedule_factor
+from torchrec_mtl.training.rewind import rewind, save_origin
 from torchrec_mtl.training.session import Session, take
 from torchrec_mtl.training.sinks import MetricSink, ProgressSink
 from torchrec_mtl.training.state import TrainState
@@ -38,13 +39,22 @@ class _Window:
     """
 
     losses: torch.Tensor | None = None
-    steps: int = 0
+    steps: torch.Tensor | float = 0.0
     rows: int = 0
     start: float = field(default_factory=time.monotonic)
 
-    def add(self, output: StepOutput, rows: int) -> None:
-        self.losses = output.losses if self.losses is None else self.losses + output.losses
-        self.steps, self.rows = self.steps + 1, self.rows + rows
+    def add(self, output: StepOutput, on: torch.Tensor, rows: int) -> None:
+        """Take a step's losses [T], of the tasks and terms that ``on`` [T] marks."""
+        losses = output.losses * on
+        self.losses = losses if self.losses is None else self.losses + losses
+        self.steps = self.steps + on
+        self.rows += rows
+
+    def means(self) -> list[float]:
+        """Return [T]; nan of what no step trained."""
+        assert self.losses is not None, "a line comes after a step"
+        means: list[float] = (self.losses / self.steps).tolist()
+        return means
 
 
 class Trainer:
@@ -74,7 +84,7 @@ class Trainer:
         self.eval_files = eval_files
         self.reader: ParquetReader = session.reader(train_files, train=True)
         self.phases: Sequence[Phase] = session.objective.head.phases(self.config.epochs)
-        planned = sum(p.epochs for p in self.phases) * self.reader.steps_per_epoch
+        planned = sum(map(self._planned_steps, self.phases))
         self.total_steps = min(planned, self.config.max_steps or planned)
         assert self.total_steps > 0, "open_files() refuses empty files"
         self._window = _Window()
@@ -90,34 +100,62 @@ class Trainer:
         state = self.state
         self.session.model.train()
         while not state.finished:
-            self.session.objective.activate(self.phases[state.phase].tasks)
+            self.session.objective.activate(self._phase.tasks)
             self._epoch()
             if not state.finished:
                 self._next_epoch()
 
+    @property
+    def _phase(self) -> Phase:
+        return self.phases[self.state.phase]
+
+    def _planned_steps(self, phase: Phase) -> int:
+        whole = phase.epochs * self.reader.steps_per_epoch
+        return whole if phase.steps is None else min(whole, phase.steps)
+
+    @property
+    def _phase_end(self) -> int:
+        """The step after which the phase ends, if no patience ends it before."""
+        return self.state.phase_start + self._planned_steps(self._phase)
+
     def _epoch(self) -> None:
         state = self.state
-        passed = sum(p.epochs for p in self.phases[: state.phase]) + state.epoch
-        with closing(self.session.read(self.reader, passed, state.epoch_step)) as batches:
+        with closing(self.session.read(self.reader, state.passes + state.epoch, state.epoch_step)) as batches:
             self._events()  # those that a stop came before
             while not self._epoch_is_over():
                 self._steps(take(batches, self._until_next_event()))
                 self._events()
 
     def _epoch_is_over(self) -> bool:
+        return self.state.finished or self._epoch_ended() or self._patience_is_over()
+
+    def _epoch_ended(self) -> bool:
         state = self.state
-        return state.epoch_step >= self.reader.steps_per_epoch or state.finished or self._patience_is_over()
+        return state.epoch_step >= self.reader.steps_per_epoch or state.step >= self._phase_end
 
     def _next_epoch(self) -> None:
         state = self.state
         state.epoch, state.epoch_step = state.epoch + 1, 0
-        if state.epoch == self.phases[state.phase].epochs or self._patience_is_over():
-            # What was best in one phase says nothing about the next, which trains something else.
-            state.phase, state.epoch, state.best, state.stale = state.phase + 1, 0, None, 0
+        if state.step >= self._phase_end or self._patience_is_over():
+            self._next_phase()
+
+    def _next_phase(self) -> None:
+        """Set back what the next phase does not start with. What the last one found is saved already."""
+        state = self.state
+        if self._phase.origin:
+            state.mark_origin()
+            save_origin(self.session, self.checkpoints)
+        how = self.phases[state.phase + 1].rewind
+        state.begin_phase(rewind=how != "no", tables=how == "all")
+        if how != "no":
+            has_origin = any(phase.origin for phase in self.phases[: state.phase])
+            origin = self.checkpoints if has_origin else None
+            rewind(self.session, origin, tables=how == "all", updates=state.updates)
 
     def _until_next_event(self) -> int:
         state = self.state
-        left = [self.reader.steps_per_epoch - state.epoch_step, self.total_steps - state.step]
+        left = [self.reader.steps_per_epoch - state.epoch_step]
+        left += [end - state.step for end in (self._phase_end, self.total_steps)]
         every = [self.config.eval_every, self.config.checkpoint_every]
         return min(left + [n - state.step % n for n in every if n is not None])
 
@@ -127,6 +165,7 @@ class Trainer:
         for output in self.session.run(batches):
             self.state.step += 1
             self.state.epoch_step += 1
+            self.state.updates += 1
             self._observe(output)
             self._prepare_step()  # first, so that what is saved or evaluated now does not depend on a stop
             if output.stop:
@@ -134,12 +173,21 @@ class Trainer:
                 raise InterruptedTrainingError(f"stopped after step {self.state.step}")
 
     def _prepare_step(self) -> None:
-        step, total = self.state.step, self.total_steps
-        self.session.optimizers.set_factor(schedule_factor(self.session.config.optim.schedule, step, total))
-        self.session.objective.head.set_progress(min(step / total, 1.0), step)
+        done, total = self._phase_progress(self.state.step)
+        objective, phase = self.session.objective, self._phase
+        self.session.optimizers.set_factor(schedule_factor(self.session.config.optim.schedule, done, total))
+        if phase.alternate:
+            tasks = objective.tasks if phase.tasks is None else phase.tasks
+            objective.activate([tasks[done % len(tasks)]])
+        objective.head.set_progress(min(done / total, 1.0), self.state.step)
+
+    def _phase_progress(self, step: int) -> tuple[int, int]:
+        """Return how many steps of the phase ``step`` is after, and how many the phase has."""
+        start = self.state.phase_start
+        return step - start, min(self._phase_end, self.total_steps) - start
 
     def _observe(self, output: StepOutput) -> None:
-        self._window.add(output, self.session.config.data.batch_size)
+        self._window.add(output, self.session.objective.on, self.session.config.data.batch_size)
         self._metrics.hold(output)
         for sink in self.sinks:
             if isinstance(sink, ProgressSink):
@@ -154,14 +202,14 @@ class Trainer:
 
     def _log(self, names: Sequence[str], windowed: Mapping[str, float]) -> None:
         window, objective = self._window, self.session.objective
-        assert window.losses is not None
-        means = (window.losses / window.steps).tolist()
-        values = {f"train/loss/{name}": mean for name, mean in zip(names, means, strict=True)}
+        values = {f"train/loss/{name}": mean for name, mean in zip(names, window.means(), strict=True)}
         values |= {f"train/window/{name}": value for name, value in windowed.items()}
         values["train/samples_per_s"] = window.rows / max(time.monotonic() - window.start, 1e-9)
         values["train/lr_factor"] = schedule_factor(
-            self.session.config.optim.schedule, self.state.step - 1, self.total_steps
+            self.session.config.optim.schedule, *self._phase_progress(self.state.step - 1)
         )
+        if len(self.phases) > 1:
+            values["train/phase"] = self.state.phase
         gradients = summarise(objective.boundary.history, objective.rule.tasks, objective.rule.core)
         values |= {f"train/gradient/{name}": value for name, value in gradients.items()}
         self._write(values)
@@ -171,28 +219,48 @@ class Trainer:
         state, start = self.state, time.monotonic()
         if state.settled == state.step:
             return
-        last = state.phase == len(self.phases) - 1
-        epoch_ended = state.epoch_step >= self.reader.steps_per_epoch
+        last, ended = state.phase == len(self.phases) - 1, self._epoch_ended()
         # Where patience ended a phase before, the last one ends before the planned steps are made.
-        over = state.step >= self.total_steps or (
-            last and epoch_ended and state.epoch + 1 >= self.phases[state.phase].epochs
-        )
-        ended = over or epoch_ended
-        best = False
-        if self.eval_files is not None and (_is_time(state.step, self.config.eval_every, ended) or over):
+        over = state.step >= self.total_steps or (last and state.step >= self._phase_end)
+        phase_ended, ended = state.step >= self._phase_end, ended or over
+        best, metrics = False, Metrics()
+        due = _is_time(state.step, self.config.eval_every, ended) or over or (phase_ended and self._phase.trial)
+        if self.eval_files is not None and due:
             self._save(best=False)  # an evaluation may fail, or be killed, and must not take the training with it
-            best = self._evaluate(self.eval_files)
+            best, metrics = self._evaluate(self.eval_files)
+        if phase_ended or self._patience_is_over():
+            self._end_phase(metrics)
         evaluated = state.evaluated == state.step
         state.settled, state.finished = state.step, over or (last and self._patience_is_over())
-        if evaluated or state.finished or _is_time(state.step, self.config.checkpoint_every, ended):
+        if evaluated or phase_ended or state.finished or _is_time(state.step, self.config.checkpoint_every, ended):
             self._save(best=best)
         self._window.start += time.monotonic() - start  # the speed shown is that of training
 
-    def _evaluate(self, files: Sequence[DataFile]) -> bool:
+    def _end_phase(self, metrics: Metrics) -> None:
+        """Let the head conclude; what it changes is saved with this step."""
+        head = self.session.objective.head
+        end = head.end_phase(self._phase, metrics)
+        if end is None:
+            return
+        self.session.agree(head.state_kept)
+        self._saved_step = -1
+        self._write(dict(end.values))
+        for sink in self.sinks:
+            if isinstance(sink, ProgressSink):
+                sink.say(end.text)
+
+    def _evaluate(self, files: Sequence[DataFile]) -> tuple[bool, Metrics]:
+        """Return whether the model is the best so far, and the metrics of the phase's tasks."""
+        phase = self._phase
+        self.session.objective.activate(phase.tasks)  # all of them, where a step trains one
         evaluation: Evaluation = self.session.evaluate(files)
-        values = {f"eval/{task}/{name}": v for task, m in evaluation.tasks.items() for name, v in m.items()}
+        metrics = {t: m for t, m in evaluation.tasks.items() if phase.tasks is None or t in phase.tasks}
+        values = {f"eval/{task}/{name}": v for task, m in metrics.items() for name, v in m.items()}
         self._write({**values, "eval/loss": evaluation.loss})
-        return self.state.record(evaluation.value(self.config.monitor.metric), self.config.monitor)
+        if phase.trial:
+            self.state.evaluated = self.state.step
+            return False, metrics
+        return self.state.record(evaluation.value(self.config.monitor.metric), self.config.monitor), metrics
 
     def _patience_is_over(self) -> bool:
         patience = self.config.monitor.patience

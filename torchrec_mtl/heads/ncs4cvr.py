@@ -1,0 +1,324 @@
+"""NCS4CVR (Xiao et al., arXiv 2008.09872): each task has its own connections within shared layers, found by pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.config.tasks import TaskConfig
+from torchrec_mtl.findings import Finding, TableFinding
+from torchrec_mtl.heads.base import HeadConfig, HeadOfKinds, HeadOutput, Phase, PhaseEnd
+from torchrec_mtl.heads.chain import chain_logits, chain_names, chain_problems, conditional_predictions
+from torchrec_mtl.heads.compact import CompactNetwork, compacted
+from torchrec_mtl.heads.growth import Growth
+from torchrec_mtl.heads.layers import StackedLinear, stacked_linear
+from torchrec_mtl.heads.masks import prune, prune_and_grow, rate_of_round, shuffled
+from torchrec_mtl.heads.overlap import overlap_findings
+from torchrec_mtl.heads.rounds import Rounds
+from torchrec_mtl.heads.subnetworks import SubNetworks
+from torchrec_mtl.heads.towers import split_logits
+from torchrec_mtl.noise import stable_seed
+
+# Shapes: B batch, K tasks, A tasks computed, N connections of all layers, I input width, H output width, P logits.
+
+
+class NCS4CVR(HeadOfKinds):
+    """Learned sharing of single connections: task k computes ``last_k(f(x; W * M_k))`` in layers W that all share.
+
+    A task's mask M_k is found by iterative magnitude pruning with rewinding: a round trains the task alone under the
+    mask so far, the smallest of its weights are pruned, and training rewinds to the start; at last the task takes the
+    round whose network scored best on the evaluation data. Then all tasks train together from the same start, each
+    under its mask. Connections that masks have in common are shared, those of one mask are private.
+
+    With full masks it is `SharedBottom` with a linear map a task. Biases, tables, and the last maps are never masked.
+
+    Args:
+        in_features: D.
+        outputs: task -> number of logits.
+        config: options.
+        binary: names of the binary tasks; None: all are.
+
+    Example:
+        >>> head = NCS4CVR(720, ["ctr", "cvr"])
+        >>> head.layers.num_connections, [phase.name for phase in head.phases(1)][-2:]
+        (532480, ['cvr, round 4', 'joint'])
+    """
+
+    class Config(HeadConfig):
+        """Options of ``head: {type: ncs4cvr}``."""
+
+        type: str = "ncs4cvr"
+        shared: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 256, 128)
+        """Widths of the shared layers."""
+        masks: Literal["own", "one", "random", "dense"] = "own"
+        """own: learned by task; one: learned for all tasks together; random: as own, then shuffled within each layer;
+        dense: full ones, without rounds. The last three are for comparison."""
+        density: Annotated[float, Field(gt=0, lt=1)] = 0.2
+        """Share of the connections left after all rounds."""
+        rounds: PositiveInt = 4
+        """Times that a task's network is pruned, always by the same rate."""
+        round_epochs: PositiveInt = 1
+        """Passes over the training data before each pruning."""
+        threshold: Literal["global", "layer"] = "global"
+        """Which weights are the smallest: of all layers together, or of each layer."""
+        grow: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        """Share of a round's connections that come back from among those pruned before, by their gradients (RigL)."""
+        choose: Literal["best", "any", "last"] = "best"
+        """A task's round. best: the best pruned one on the evaluation data; any: the dense one may win too; last."""
+        choose_by: Literal["metric", "loss"] = "metric"
+        """metric: AUC of binary tasks, RMSE of regressions; loss: the task's."""
+        rewind: Literal["all", "dense", "no"] = "all"
+        """Set back after a round. all: tables and optimizers too; dense: all but the tables and theirs; no: nothing."""
+        warmup_steps: NonNegativeInt = 0
+        """Training rewinds to the end of so many steps (at most ``train.epochs``) of all tasks together, without masks;
+        0: to the start."""
+        batches: Literal["joint", "alternate"] = "joint"
+        """After the rounds. joint: every batch trains all tasks; alternate: each trains one, in turn."""
+        mask_updates: bool = True
+        """alternate: a batch leaves connections that its task does not have alone; False: Adam's moments go on moving
+        them, as in the authors' code."""
+        chain: bool = False
+        """The binary tasks are a chain as in ESMM: a task's loss is that of the product of probabilities up to it."""
+
+        @property
+        def needs_evaluation(self) -> bool:
+            """Rounds are chosen by their scores on the evaluation data."""
+            return self.masks != "dense" and self.choose != "last"
+
+        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
+            """With ``chain``, the binary tasks must make one; a gated task has no RMSE while it is trained alone."""
+            found = chain_problems("ncs4cvr with chain: true", tasks) if self.chain else []
+            gated = [task.name for task in tasks if task.gate is not None]
+            if gated and self.needs_evaluation and self.masks != "one" and self.choose_by == "metric":
+                found.append(
+                    f"choose_by: the RMSE of {', '.join(gated)} needs the probability of its gate, which its rounds "
+                    "do not train; set choose_by: loss"
+                )
+            return found
+
+    def __init__(
+        self,
+        in_features: int,
+        outputs: Mapping[str, int] | Sequence[str],
+        config: Config | None = None,
+        *,
+        binary: Sequence[str] | None = None,
+    ) -> None:
+        """See the class."""
+        config = config or self.Config()
+        super().__init__(in_features, outputs, config, binary=binary)
+        self.options = config
+        self.tasks = tuple(self.outputs)
+        self.binary = frozenset(self.tasks if binary is None else binary)
+        self.chain = chain_names("ncs4cvr", self.outputs, binary) if config.chain else ()
+        self.layers = SubNetworks(in_features, config.shared)
+        self.last = StackedLinear(self.num_tasks, self.layers.out_features, max(self.outputs.values()))
+        for weight in self.last.weight:
+            nn.init.xavier_normal_(weight)
+        assert self.last.bias is not None, "it is built with one"
+        nn.init.zeros_(self.last.bias)
+        self.rounds = Rounds(self.num_tasks, self._num_rounds, self.layers.num_connections)
+        self.growth = Growth(self.layers.num_connections) if config.grow else None
+        self.state_kept = tuple(name for name, _ in self.named_buffers())
+        self._trials = self._plan_trials()
+        self._seed = int(torch.randint(2**31, ()))
+        self._computed: tuple[int, ...] = ()
+        self.activate(None)
+
+    @property
+    def isolates_tasks(self) -> bool:
+        """True where each task has its mask: it then has a forward of its own in any case."""
+        return self.options.masks != "dense" and not self.chain
+
+    def forward(self, representation: Representation) -> HeadOutput:
+        """Return logits; of the tasks that are not active, zeros."""
+        x, tasks = representation.by_task(), self._computed
+        index = None if len(tasks) == self.num_tasks else torch.tensor(tasks, device=x.device)
+        if index is not None and x.dim() == 3:
+            x = x[index]
+        weights = self.layers.masked(None if self.options.masks == "dense" else self.rounds.current(index))
+        if self.growth is not None and self.training and torch.is_grad_enabled():
+            self.growth.watch(weights)
+        z = self._last(self.layers(x, weights), index)
+        names = [self.tasks[k] for k in tasks]
+        logits = split_logits(z, {name: self.outputs[name] for name in names})
+        chain = [name for name in self.chain if name in logits]
+        conditional = torch.stack([logits[name] for name in chain]) if chain else None
+        if conditional is not None:
+            logits |= zip(chain, chain_logits(conditional)[0], strict=True)
+        rows = representation.shared.shape[0]
+        logits |= {t: z.new_zeros((rows, p) if p > 1 else rows) for t, p in self.outputs.items() if t not in logits}
+        further = {} if conditional is None else conditional_predictions(chain, conditional)
+        return HeadOutput(logits={task: logits[task] for task in self.tasks}, predictions=further)
+
+    def _last(self, hidden: Tensor, index: Tensor | None) -> Tensor:
+        """Return [A, B, P] for hidden [A, B, H], or [1, B, H] that serves all."""
+        every: Sequence[Tensor] = list(self.last.parameters())
+        weight, bias = every if index is None else [parameter[index] for parameter in every]
+        return stacked_linear(hidden[0] if len(hidden) == 1 else hidden, weight, bias)
+
+    def activate(self, tasks: Sequence[str] | None) -> None:
+        """Compute only these tasks, and those before them in a chain, from now on."""
+        wanted = set(self.tasks if tasks is None else tasks)
+        reached = max((i for i, name in enumerate(self.chain) if name in wanted), default=-1)
+        wanted |= set(self.chain[: reached + 1])
+        self._computed = tuple(k for k, task in enumerate(self.tasks) if task in wanted)
+
+    def set_progress(self, fraction: float, step: int) -> None:
+        """Count the last step's gradients towards the connections that come back."""
+        if self.growth is not None:
+            self.growth.take()
+
+    def phases(self, epochs: int) -> Sequence[Phase]:
+        """Return the warm-up, rounds 0 to R of every task, and the joint phase, in which all epochs are trained."""
+        options, found = self.options, []
+        if options.warmup_steps:
+            found.append(Phase("warm-up", epochs, steps=options.warmup_steps, origin=True))
+        for name, (tasks, _) in self._trials.items():
+            trained = self._trained_with(tasks)
+            rewind = options.rewind if found and not found[-1].origin else "no"
+            found.append(Phase(name, options.round_epochs, trained, trial=True, rewind=rewind))
+        rewind = options.rewind if found and not found[-1].origin else "no"
+        return (*found, Phase("joint", epochs, alternate=options.batches == "alternate", rewind=rewind))
+
+    def end_phase(self, phase: Phase, metrics: Mapping[str, Mapping[str, float]]) -> PhaseEnd | None:
+        """After a round, note its score and prune; after a task's last one, choose."""
+        if phase.name not in self._trials:
+            return None
+        tasks, number = self._trials[phase.name]
+        score = self._score(tasks, metrics)
+        self.rounds.score(tasks, number, score)
+        density = self.rounds.density(tasks[0], number)
+        name, metric = phase.name.rpartition(", ")[0], self._metric(tasks)
+        text = f"{phase.name}: {density:.1%} of {self.layers.num_connections:,} connections, {metric} {score:.5f}"
+        values = {f"prune/{name}/density": density, f"prune/{name}/{metric}": score}
+        if number < self._num_rounds:
+            self.rounds.begin(tasks, number + 1, self._pruned(tasks[0], number))
+        if number == self._last_trial:
+            chosen = self._choose(tasks)
+            values |= {f"prune/{name}/chosen": chosen}
+            text += f"; {name} takes round {chosen} ({self.rounds.density(tasks[0], chosen):.1%})"
+        return PhaseEnd(text, values)
+
+    def update_masks(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
+        """Return what a batch of the active tasks may change: their last maps and, as configured, their connections."""
+        mine = torch.zeros(self.num_tasks, 1, 1, dtype=torch.bool)
+        mine[list(self._computed)] = True
+        mine = mine.to(self._device)
+        masks = [(parameter, mine) for parameter in self.last.parameters()]
+        if self.options.mask_updates and self.options.masks != "dense":
+            index = torch.tensor(self._computed, device=mine.device)
+            used = self.layers.per_layer(self.rounds.current(index).any(0))
+            masks += zip(self.layers.weights, used, strict=True)
+        return masks
+
+    def findings(self) -> Sequence[Finding]:
+        """Return the rounds with their scores, and how far the tasks' connections overlap."""
+        if self.options.masks == "dense":
+            return ()
+        # Row-major [I, H], as the table's inputs and outputs are.
+        layers = [layer.transpose(1, 2).flatten(1) for layer in self.layers.per_layer(self.rounds.current().cpu())]
+        names = tuple(f"layer {i} ({w} x {h})" for i, (h, w) in enumerate(self.layers.shapes, 1))
+        shapes = [(w, h) for h, w in self.layers.shapes]
+        return (self._rounds_table(), *overlap_findings(torch.cat(layers, dim=1), shapes, self.tasks, names))
+
+    def compacted(self, task: str) -> CompactNetwork:
+        """Return the network of one task alone, without inputs and units that are dead for it; equal scores.
+
+        Its logits [B, P] for x [B, D] are those before ``chain``.
+        """
+        k = self.tasks.index(task)
+        mask = None if self.options.masks == "dense" else self.rounds.current(torch.tensor([k], device=self._device))
+        weights = [weight[0] for weight in self.layers.masked(mask)]
+        last, bias = (parameter[k, :, : self.outputs[task]] for parameter in self.last.parameters())
+        return compacted([*weights, last.t()], [*self.layers.biases, bias[0]])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.last.weight.device
+
+    @property
+    def _num_rounds(self) -> int:
+        return 0 if self.options.masks == "dense" else self.options.rounds
+
+    @property
+    def _last_trial(self) -> int:
+        """The number of the last round to be trained: without a choice, there is no need to score the last mask."""
+        return self._num_rounds - (self.options.choose == "last")
+
+    @property
+    def _groups(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> tasks that share a mask."""
+        if self.options.masks == "one":
+            return {"all": tuple(range(self.num_tasks))}
+        return {task: (k,) for k, task in enumerate(self.tasks)}
+
+    def _plan_trials(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Return phase -> (tasks that share a mask, round)."""
+        if self.options.masks == "dense":
+            return {}
+        rounds = range(self._last_trial + 1)
+        return {f"{name}, round {r}": (tasks, r) for name, tasks in self._groups.items() for r in rounds}
+
+    def _trained_with(self, tasks: tuple[int, ...]) -> tuple[str, ...]:
+        """Return the tasks themselves; in a chain also those before, without which a product cannot be learned."""
+        names = [self.tasks[k] for k in tasks]
+        reached = max((i for i, name in enumerate(self.chain) if name in names), default=-1)
+        return tuple(t for t in self.tasks if t in names or t in self.chain[: reached + 1])
+
+    def _metric(self, tasks: tuple[int, ...]) -> str:
+        if len(tasks) > 1 or self.options.choose_by == "loss":
+            return "loss"
+        return "auc" if self.tasks[tasks[0]] in self.binary else "rmse"
+
+    def _score(self, tasks: tuple[int, ...], metrics: Mapping[str, Mapping[str, float]]) -> float:
+        """Return the metric, nan without an evaluation; of several tasks the sum of their losses."""
+        metric = self._metric(tasks)
+        return sum(metrics.get(self.tasks[k], {}).get(metric, float("nan")) for k in tasks)
+
+    @torch.no_grad()
+    def _pruned(self, task: int, number: int) -> Tensor:
+        """Return the mask [N] of the round to come."""
+        options, rate = self.options, rate_of_round(self.options.density, self.options.rounds)
+        parts = [self.rounds.of_round(task, number), self.layers.connections().abs()]
+        if self.growth is not None:
+            parts.append(self.growth.summed.abs())
+            self.growth.clear()
+        sizes = [self.layers.num_connections] if options.threshold == "global" else self.layers.sizes
+        layers = zip(*(torch.split(part, sizes) for part in parts), strict=True)
+        return torch.cat(
+            [prune_and_grow(m, w, g[0], rate, options.grow) if g else prune(m, w, rate) for m, w, *g in layers]
+        )
+
+    def _choose(self, tasks: tuple[int, ...]) -> int:
+        options = self.options
+        if options.choose == "last":
+            return self._num_rounds
+        candidates = range(0 if options.choose == "any" else 1, self._num_rounds + 1)
+        chosen = self.rounds.choose(tasks, candidates, "higher" if self._metric(tasks) == "auc" else "lower")
+        if options.masks == "random":
+            for k in tasks:
+                seed = stable_seed(self._seed, self.tasks[k])
+                self.rounds.begin([k], chosen, shuffled(self.rounds.of_round(k, chosen), self.layers.sizes, seed))
+        return chosen
+
+    def _rounds_table(self) -> TableFinding:
+        scores = self.rounds.scores.where(self.rounds.scores.isfinite(), torch.nan).tolist()
+        used = self.rounds.used.tolist()
+        rows = [
+            (name, r, self.rounds.density(tasks[0], r), self._metric(tasks), scores[tasks[0]][r], "taken" * taken)
+            for name, tasks in self._groups.items()
+            for r in range(self._num_rounds + 1)
+            for taken in (used[tasks[0]] == r,)
+        ]
+        return TableFinding(
+            "Rounds of pruning",
+            ("task", "round", "density", "metric", "score", ""),
+            tuple(rows),
+            "density: share of the connections left; score: of the round's network, on the evaluation data.",
+        )

@@ -1,0 +1,73 @@
+"""Setting a run back to an earlier point, exactly: step 0 from the seed, or a checkpoint. Neither copies the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchrec_mtl.embeddings import initialise_tables
+from torchrec_mtl.model import build_model
+from torchrec_mtl.training.checkpoint import Checkpoints
+
+if TYPE_CHECKING:
+    from torchrec_mtl.training.session import Session
+
+_DENSE = "objective."
+
+
+def save_origin(session: Session, checkpoints: Checkpoints) -> None:
+    """Write what `rewind` can set a run back to, on all ranks together."""
+    checkpoints.save_origin({**_part(session, dense=True), **_part(session, dense=False)})
+
+
+def rewind(session: Session, checkpoints: Checkpoints | None, *, tables: bool, updates: int) -> None:
+    """Set parameters, buffers, and optimizers back, on all ranks together; what the head keeps stays.
+
+    Args:
+        session: a run.
+        checkpoints: holds the origin; None: back to step 0, from the seed.
+        tables: the tables and their optimizer too, or the dense part alone.
+        updates: steps that the tables have then seen, for the fused optimizers that count them.
+
+    Raises:
+        CheckpointError: the origin is not there, or does not fit.
+    """
+    with _kept(session):
+        if checkpoints is None:
+            _begin_anew(session, tables=tables)
+        else:
+            parts = _part(session, dense=True)
+            checkpoints.load_origin({**parts, **_part(session, dense=False)} if tables else parts)
+    session.optimizers.set_step(updates)
+
+
+def _begin_anew(session: Session, *, tables: bool) -> None:
+    fresh = build_model(session.config, session.scales)
+    session.objective.load_state_dict(fresh.objective.state_dict())
+    session.optimizers.clear(tables=tables)
+    if tables:
+        initialise_tables(session.model.state_dict(), session.config.features, session.config.train.seed)
+
+
+def _part(session: Session, *, dense: bool) -> dict[str, Any]:
+    """Return the state of the dense part or of the tables, in tensors that are the run's own: loaded in place."""
+    tensors, name = session.tensors(), "dense" if dense else "tables"
+
+    def part(state: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in state.items() if key.startswith(_DENSE) == dense}
+
+    return {name: part(tensors["model"]), f"{name}_optim": part(tensors["optim"]["state"])}
+
+
+@contextmanager
+def _kept(session: Session) -> Iterator[None]:
+    """Bring the buffers back that a head keeps."""
+    head = session.objective.head
+    kept = {name: head.get_buffer(name).clone() for name in head.state_kept}
+    yield
+    with torch.no_grad():
+        for name, value in kept.items():
+            head.get_buffer(name).copy_(value)
