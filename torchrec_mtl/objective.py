@@ -255,7 +255,7 @@ class Objective(nn.Module):
         Raises:
             NonFiniteLossError: on all ranks together.
         """
-        bad, stop = (~torch.isfinite(loss_sums)).float(), loss_sums.new_tensor([float(self.stop_requested)])
+        bad, stop = (~torch.isfinite(loss_sums)).float(), loss_sums.new_full((1,), float(self.stop_requested))
         count = len(self.names)
         shared = all_sum(torch.cat([weight_sums, loss_sums, bad, stop]))
         *flags, stops = shared[2 * count :].tolist()

@@ -21,6 +21,7 @@ from torchrec_mtl.bench.job import CONFIG, LOG, OUTCOME, work
 from torchrec_mtl.bench.tuning import Job
 from torchrec_mtl.config.load import dump
 from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.device import FORKABLE
 
 # All that is slow to import and is needed by most runs.
 _PRELOADED = ["torchrec_mtl.bench.job", "torchrec_mtl.heads.htlnet", "torch.utils.tensorboard", "pandas"]
@@ -153,10 +154,10 @@ def _death(code: int | None, log: Path) -> str:
 @contextmanager
 def _environment() -> Iterator[None]:
     """What the server, and so every worker, is started with: one thread, and no rank of a launcher's."""
-    before = {name: os.environ.get(name) for name in (*_ONE_THREAD, *_RANK)}
+    before = {name: os.environ.get(name) for name in (*_ONE_THREAD, *FORKABLE, *_RANK)}
     for name in _RANK:
         os.environ.pop(name, None)
-    os.environ.update(_ONE_THREAD)
+    os.environ.update(_ONE_THREAD | FORKABLE)
     try:
         yield
     finally:

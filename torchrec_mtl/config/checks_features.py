@@ -12,6 +12,7 @@ from torchrec_mtl.config.features import DenseConfig, SequenceConfig, SparseConf
 from torchrec_mtl.config.names import nearest
 
 _RESERVED = "@/. "
+_OF_SEQUENCES = frozenset({"table_wise", "row_wise", "column_wise"})  # what TorchRec shards an EmbeddingCollection by
 
 
 def check_features(draft: Draft) -> Iterator[str]:
@@ -40,14 +41,19 @@ def _tables(draft: Draft) -> Iterator[str]:
     from torch import nn  # its containers refuse some names
 
     taken = nn.ModuleDict()
+    in_sequences = {s.table for s in draft.sequences.values()}
     for i, table in draft.tables.items():
+        if table.sharding and table.name in in_sequences and not _OF_SEQUENCES & set(table.sharding):
+            yield (
+                f"features.tables.{i}.sharding: TorchRec has no {' or '.join(table.sharding)} for tables that "
+                f"sequences read; add one of {', '.join(sorted(_OF_SEQUENCES))}"
+            )
         if hasattr(taken, table.name):
             other = f"{table.name}_table"
             yield f"features.tables.{i}.name: torch keeps the name '{table.name}' to itself; take another, as '{other}'"
         if table.dim % 4:
             near = table.dim + -table.dim % 4
             yield f"features.tables.{i}.dim: FBGEMM wants a multiple of 4; found {table.dim}, take {near}"
-    in_sequences = {s.table for s in draft.sequences.values()}
     dims = {t.name: t.dim for t in draft.tables.values() if t.name in in_sequences}
     if len(set(dims.values())) > 1:
         found = ", ".join(f"{name} {dim}" for name, dim in sorted(dims.items()))

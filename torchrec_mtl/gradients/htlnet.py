@@ -105,4 +105,5 @@ class HTLNetRule(GradientRule):
             kept = torch.where(self.norms > 0, kept, norm)
             self.norms.copy_(torch.where(norm2 > _TINY, kept, self.norms))
             norm = torch.where(self.norms > 0, self.norms, norm)
-        return norm[:, [self.core]] / norm
+        assert self.core is not None, "the config names it"
+        return norm.narrow(1, self.core, 1) / norm

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
+from torchrec_mtl.device import FORKABLE
+
 T = TypeVar("T")
 
 # All that is slow to import and is needed by most runs (pyarrow imports pandas at its first conversion).
@@ -97,6 +99,7 @@ class _Task:
 
 
 def _collect(tasks: list[_Task], timeout_s: float) -> list[Any]:
+    os.environ.update(FORKABLE)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     deadline = time.monotonic() + timeout_s
