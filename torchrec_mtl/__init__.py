@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from torchrec_mtl.gradients.boundary import Boundary
     from torchrec_mtl.gradients.hook import GradientHook
     from torchrec_mtl.gradients.htlnet import HTLNetRule
-    from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
+    from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Phase, PhaseEnd, Term
     from torchrec_mtl.heads.htlnet import HTLNet
+    from torchrec_mtl.heads.ncs4cvr import NCS4CVR
     from torchrec_mtl.heads.shared_bottom import SharedBottom
     from torchrec_mtl.heads.single_task import SingleTask
     from torchrec_mtl.losses.base import LabelScale, Loss, LossConfig
@@ -46,6 +47,9 @@ _PUBLIC = {
     "Loss": "losses.base",
     "LossConfig": "losses.base",
     "MultiTaskModel": "model",
+    "NCS4CVR": "heads.ncs4cvr",
+    "Phase": "heads.base",
+    "PhaseEnd": "heads.base",
     "Representation": "bottoms.base",
     "RuleConfig": "gradients.base",
     "SharedBottom": "heads.shared_bottom",
@@ -56,6 +60,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "NCS4CVR",
     "Bottom",
     "Boundary",
     "Concat",
@@ -74,6 +79,8 @@ __all__ = [
     "Loss",
     "LossConfig",
     "MultiTaskModel",
+    "Phase",
+    "PhaseEnd",
     "Representation",
     "RuleConfig",
     "SharedBottom",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Phase, Term
 from torchrec_mtl.heads.htlnet import HTLNet
+from torchrec_mtl.heads.ncs4cvr import NCS4CVR
 from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.heads.single_task import SingleTask
 from torchrec_mtl.registry import BUILT_IN, resolve
@@ -31,6 +32,12 @@ VARIANTS = [
     HTLNet.Config(tower=(8, 4), leu=False, norm="layer"),
     HTLNet.Config(tower=(8, 4), ifu_rep=False),
     HTLNet.Config(tower=(8, 4), leu=False, ifu_rep=False),
+    NCS4CVR.Config(shared=(8, 4), masks="one", warmup_steps=5),
+    NCS4CVR.Config(shared=(8, 4), masks="random", choose="last"),
+    NCS4CVR.Config(shared=(8,), masks="dense"),
+    NCS4CVR.Config(shared=(8, 4), chain=True),
+    NCS4CVR.Config(shared=(8, 4), grow=0.2, threshold="layer"),
+    NCS4CVR.Config(shared=(8, 4), batches="alternate", mask_updates=False),
 ]
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.runs import (
     ADAPTIVE,
@@ -24,7 +23,6 @@ from tests.runs import (
     train_until,
     write,
 )
-from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.heads.masks import unpack
 from torchrec_mtl.heads.ncs4cvr import NCS4CVR
@@ -151,7 +149,7 @@ def test_each_rounds_score_and_mask_are_in_the_checkpoint(files: dict[str, str],
 
 def test_full_masks_are_a_shared_bottom_trained_alone(files: dict[str, str], tmp_path: Path) -> None:
     """Rounds rewind everything: the joint phase knows nothing of them but the masks."""
-    plain = config(files, tmp_path / "dense", {"masks": "dense"})
+    plain = config(files, tmp_path / "dense", {"masks": "dense", "rounds": 4, "density": 0.2})
     rounds = config(files, tmp_path / "rounds", {"density": 0.9999, "rounds": 1, "choose": "any"})
     train_ranks(plain, 1)
     with pytest.MonkeyPatch.context() as patched:
@@ -257,3 +255,36 @@ def flat(path: str, value: object) -> Iterator[tuple[str, list[Tensor]]]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+@pytest.mark.parametrize(("way", "at_most"), [("seed", 0.3), ("checkpoint", 0.8)])
+def test_rewinding_holds_no_second_copy_of_the_tables(
+    files: dict[str, str], tmp_path: Path, way: str, at_most: float
+) -> None:
+    """From the seed they are filled in blocks; from a checkpoint one table (here of 3) at a time is read."""
+    raw = config(files, tmp_path, {})
+    for table in raw["features"]["tables"]:
+        table |= {"rows": 200_000, "dim": 128}
+    [(peak, tables)] = run_ranks(peak_of_a_rewind, 1, raw, way)
+    print(f"{way}: rewinding took {peak / 1e6:.0f} MB more at its peak; the tables have {tables / 1e6:.0f} MB")
+    assert tables > 300e6
+    assert peak < at_most * tables
+
+
+def peak_of_a_rewind(raw: dict[str, Any], way: str) -> tuple[int, int]:
+    """Runs in a rank: bytes that rewinding added to the process at most, and bytes of the tables."""
+    session, opened = open_run(raw)
+    checkpoints = Checkpoints(raw["run_dir"]) if way == "checkpoint" else None
+    if checkpoints is not None:
+        save_origin(session, checkpoints)
+    steps(session, session.reader(opened.train, train=True), 0, 1)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = memory("VmRSS")
+    rewind(session, checkpoints, tables=True, updates=0)
+    tables = sum(part.nbytes for key, parts in flat("", session.tensors()["model"]) for part in parts if "embed" in key)
+    return memory("VmHWM") - before, tables
+
+
+def memory(what: str) -> int:
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[what].split()[0]) * 1024

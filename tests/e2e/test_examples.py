@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from torchrec_mtl.config.load import load_config
+from torchrec_mtl.registry import resolve
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
 
@@ -14,8 +15,10 @@ ROWS = 256
 EXAMPLES = [
     "ali_ccp/mmoe.yaml",
     "cdnow/htlnet.yaml",
+    "cdnow/ncs4cvr.yaml",
     "cdnow/shared_bottom.yaml",
     "kuairand/htlnet.yaml",
+    "kuairand/ncs4cvr.yaml",
     "online_retail/htlnet.yaml",
 ]
 
@@ -34,8 +37,14 @@ def made_up(config):
     columns |= {d.source: rng.normal(size=ROWS) for d in config.features.dense}
     for t in config.tasks:
         columns[t.label] = rng.integers(0, 2, ROWS) if t.kind == "binary" else rng.exponential(size=ROWS)
+    columns |= {t.space: rng.integers(0, 2, ROWS) for t in config.tasks if t.space is not None}
     columns |= {k: np.arange(ROWS) for k in (*config.data.keys, *filter(None, [config.data.group])) if k not in columns}
     return pa.table(columns)
+
+
+def phases(config):
+    """The phases of its head."""
+    return resolve("head", config.head.type)(1, config.task_names, config.head).phases(1)
 
 
 def examples(repository):
@@ -57,5 +66,5 @@ def test_an_example_trains_two_steps(repository, tmp_path, example):
     pq.write_table(made_up(config), tmp_path / "rows.parquet")
     with process_group("cpu") as device, (tmp_path / "log").open("w") as log:
         result = train(config, device, console=Console(file=log))
-    assert result.step == 2
+    assert result.step == 2 * len(phases(config))
     assert set(result.evaluation.tasks) == set(config.task_names)

@@ -53,7 +53,7 @@ def test_the_licence_and_the_entry_points_are_declared(site):
 def test_torchx_finds_our_components_and_keeps_its_own(site, tmp_path):
     script = "from torchx.specs.finder import get_components; print(*get_components())"
     names = _python(site, tmp_path, "-c", script).split()
-    assert {"mtl.htlnet", "mtl.shared_bottom", "mtl.train", "dist.ddp", "utils.echo"} <= set(names)
+    assert {"mtl.htlnet", "mtl.ncs4cvr", "mtl.shared_bottom", "mtl.train", "dist.ddp", "utils.echo"} <= set(names)
     assert not [name for name in names if "._" in name]
 
 

@@ -174,6 +174,10 @@ class Head(nn.Module, ABC):
         """Return the phases of training; by default one over the configured epochs."""
         return (Phase(name="train", epochs=epochs),)
 
+    def begin_phase(self, phase: Phase) -> None:
+        """Take note of the phase that begins, or in which a run goes on; called before each of its epochs."""
+        return
+
     def activate(self, tasks: Sequence[str] | None) -> None:
         """Take note of whose losses count from now on (None: all); what it returns for others is not looked at."""
         return

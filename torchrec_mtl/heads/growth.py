@@ -30,13 +30,18 @@ class Growth(nn.Module):
         self.register_buffer("summed", torch.zeros(num_connections))
         self._of_step: dict[int, Tensor] = {}
 
-    def watch(self, weights: Sequence[Tensor]) -> None:
-        """Take the gradients of effective weights [A, H, I], a layer each, in the backward to come."""
+    def watch(self, weights: Sequence[Tensor], network: int) -> None:
+        """Take the gradients of one network's effective weights in the backward to come.
+
+        Args:
+            weights: [A, H, I] a layer.
+            network: which of the A.
+        """
         for number, weight in enumerate(weights):
-            weight.register_hook(lambda gradient, n=number: self._hold(n, gradient))  # type: ignore[no-untyped-call]
+            weight.register_hook(lambda g, n=number: self._hold(n, g[network]))  # type: ignore[no-untyped-call]
 
     def _hold(self, number: int, gradient: Tensor) -> None:
-        self._of_step[number] = gradient.detach().sum(0).flatten()
+        self._of_step[number] = gradient.detach().flatten()
 
     def take(self) -> None:
         """Add the last step's gradients, once; on all ranks together."""

@@ -16,7 +16,7 @@ def pack(mask: Tensor) -> Tensor:
     """Return bits, uint8 [..., ceil(N / 8)], of a bool [..., N]."""
     padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[-1] % 8))
     places = 2 ** torch.arange(8, dtype=torch.uint8, device=mask.device)
-    eights = padded.view(*mask.shape[:-1], -1, 8)
+    eights = padded.view(*mask.shape[:-1], padded.shape[-1] // 8, 8)
     return torch.sum(eights * places, -1, dtype=torch.uint8)
 
 
@@ -24,7 +24,7 @@ def unpack(bits: Tensor, size: int) -> Tensor:
     """Return bool [..., N] from bits [..., ceil(N / 8)]; ``size`` is N."""
     # Eight booleans are gathered as the one 64-bit number that they are in memory.
     eights = _eights(bits.device).index_select(0, bits.flatten().int())
-    return eights.view(torch.bool).view(*bits.shape[:-1], -1)[..., :size]
+    return eights.view(torch.bool).view(*bits.shape[:-1], 8 * bits.shape[-1])[..., :size]
 
 
 @cache

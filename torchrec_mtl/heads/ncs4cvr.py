@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.findings import Finding, TableFinding
-from torchrec_mtl.heads.base import HeadConfig, HeadOfKinds, HeadOutput, Phase, PhaseEnd
-from torchrec_mtl.heads.chain import chain_logits, chain_names, chain_problems, conditional_predictions
+from torchrec_mtl.heads.base import HeadOfKinds, HeadOutput, Phase, PhaseEnd
+from torchrec_mtl.heads.chain import chain_logits, chain_names, conditional_predictions
 from torchrec_mtl.heads.compact import CompactNetwork, compacted
 from torchrec_mtl.heads.growth import Growth
 from torchrec_mtl.heads.layers import StackedLinear, stacked_linear
 from torchrec_mtl.heads.masks import prune, prune_and_grow, rate_of_round, shuffled
+from torchrec_mtl.heads.ncs4cvr_config import NCS4CVRConfig
 from torchrec_mtl.heads.overlap import overlap_findings
 from torchrec_mtl.heads.rounds import Rounds
 from torchrec_mtl.heads.subnetworks import SubNetworks
@@ -49,63 +47,13 @@ class NCS4CVR(HeadOfKinds):
         (532480, ['cvr, round 4', 'joint'])
     """
 
-    class Config(HeadConfig):
-        """Options of ``head: {type: ncs4cvr}``."""
-
-        type: str = "ncs4cvr"
-        shared: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 256, 128)
-        """Widths of the shared layers."""
-        masks: Literal["own", "one", "random", "dense"] = "own"
-        """own: learned by task; one: learned for all tasks together; random: as own, then shuffled within each layer;
-        dense: full ones, without rounds. The last three are for comparison."""
-        density: Annotated[float, Field(gt=0, lt=1)] = 0.2
-        """Share of the connections left after all rounds."""
-        rounds: PositiveInt = 4
-        """Times that a task's network is pruned, always by the same rate."""
-        round_epochs: PositiveInt = 1
-        """Passes over the training data before each pruning."""
-        threshold: Literal["global", "layer"] = "global"
-        """Which weights are the smallest: of all layers together, or of each layer."""
-        grow: Annotated[float, Field(ge=0, lt=1)] = 0.0
-        """Share of a round's connections that come back from among those pruned before, by their gradients (RigL)."""
-        choose: Literal["best", "any", "last"] = "best"
-        """A task's round. best: the best pruned one on the evaluation data; any: the dense one may win too; last."""
-        choose_by: Literal["metric", "loss"] = "metric"
-        """metric: AUC of binary tasks, RMSE of regressions; loss: the task's."""
-        rewind: Literal["all", "dense", "no"] = "all"
-        """Set back after a round. all: tables and optimizers too; dense: all but the tables and theirs; no: nothing."""
-        warmup_steps: NonNegativeInt = 0
-        """Training rewinds to the end of so many steps (at most ``train.epochs``) of all tasks together, without masks;
-        0: to the start."""
-        batches: Literal["joint", "alternate"] = "joint"
-        """After the rounds. joint: every batch trains all tasks; alternate: each trains one, in turn."""
-        mask_updates: bool = True
-        """alternate: a batch leaves connections that its task does not have alone; False: Adam's moments go on moving
-        them, as in the authors' code."""
-        chain: bool = False
-        """The binary tasks are a chain as in ESMM: a task's loss is that of the product of probabilities up to it."""
-
-        @property
-        def needs_evaluation(self) -> bool:
-            """Rounds are chosen by their scores on the evaluation data."""
-            return self.masks != "dense" and self.choose != "last"
-
-        def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
-            """With ``chain``, the binary tasks must make one; a gated task has no RMSE while it is trained alone."""
-            found = chain_problems("ncs4cvr with chain: true", tasks) if self.chain else []
-            gated = [task.name for task in tasks if task.gate is not None]
-            if gated and self.needs_evaluation and self.masks != "one" and self.choose_by == "metric":
-                found.append(
-                    f"choose_by: the RMSE of {', '.join(gated)} needs the probability of its gate, which its rounds "
-                    "do not train; set choose_by: loss"
-                )
-            return found
+    Config = NCS4CVRConfig
 
     def __init__(
         self,
         in_features: int,
         outputs: Mapping[str, int] | Sequence[str],
-        config: Config | None = None,
+        config: NCS4CVRConfig | None = None,
         *,
         binary: Sequence[str] | None = None,
     ) -> None:
@@ -123,27 +71,28 @@ class NCS4CVR(HeadOfKinds):
         assert self.last.bias is not None, "it is built with one"
         nn.init.zeros_(self.last.bias)
         self.rounds = Rounds(self.num_tasks, self._num_rounds, self.layers.num_connections)
-        self.growth = Growth(self.layers.num_connections) if config.grow else None
+        self.growth = Growth(self.layers.num_connections) if config.grow and self._num_rounds else None
         self.state_kept = tuple(name for name, _ in self.named_buffers())
         self._trials = self._plan_trials()
-        self._seed = int(torch.randint(2**31, ()))
+        self._seed = torch.initial_seed()
+        self._growing: int | None = None
         self._computed: tuple[int, ...] = ()
         self.activate(None)
 
     @property
     def isolates_tasks(self) -> bool:
         """True where each task has its mask: it then has a forward of its own in any case."""
-        return self.options.masks != "dense" and not self.chain
+        return self.options.masks in {"own", "random"} and not self.chain
 
     def forward(self, representation: Representation) -> HeadOutput:
         """Return logits; of the tasks that are not active, zeros."""
         x, tasks = representation.by_task(), self._computed
-        index = None if len(tasks) == self.num_tasks else torch.tensor(tasks, device=x.device)
+        index = None if len(tasks) == self.num_tasks else self._index(tasks)
         if index is not None and x.dim() == 3:
             x = x[index]
-        weights = self.layers.masked(None if self.options.masks == "dense" else self.rounds.current(index))
-        if self.growth is not None and self.training and torch.is_grad_enabled():
-            self.growth.watch(weights)
+        weights = self.layers.masked(self._masks(index))
+        if self.growth is not None and self._growing is not None and self.training and torch.is_grad_enabled():
+            self.growth.watch(weights, 0 if len(weights[0]) == 1 else tasks.index(self._growing))
         z = self._last(self.layers(x, weights), index)
         names = [self.tasks[k] for k in tasks]
         logits = split_logits(z, {name: self.outputs[name] for name in names})
@@ -156,11 +105,24 @@ class NCS4CVR(HeadOfKinds):
         further = {} if conditional is None else conditional_predictions(chain, conditional)
         return HeadOutput(logits={task: logits[task] for task in self.tasks}, predictions=further)
 
+    def _index(self, tasks: Sequence[int]) -> Tensor:
+        return torch.tensor(tasks, dtype=torch.long, device=self._device)
+
+    def _masks(self, index: Tensor | None) -> Tensor | None:
+        """Return [A, N], [1, N] where all tasks have the same, or None for full ones."""
+        if self.options.masks == "dense":
+            return None
+        return self.rounds.current(self._index([0]) if self.options.masks == "one" else index)
+
     def _last(self, hidden: Tensor, index: Tensor | None) -> Tensor:
         """Return [A, B, P] for hidden [A, B, H], or [1, B, H] that serves all."""
         every: Sequence[Tensor] = list(self.last.parameters())
         weight, bias = every if index is None else [parameter[index] for parameter in every]
         return stacked_linear(hidden[0] if len(hidden) == 1 else hidden, weight, bias)
+
+    def begin_phase(self, phase: Phase) -> None:
+        """Count gradients towards the connections that come back in rounds alone."""
+        self._growing = self._trials[phase.name][0][0] if phase.name in self._trials else None
 
     def activate(self, tasks: Sequence[str] | None) -> None:
         """Compute only these tasks, and those before them in a chain, from now on."""
@@ -211,10 +173,9 @@ class NCS4CVR(HeadOfKinds):
         mine[list(self._computed)] = True
         mine = mine.to(self._device)
         masks = [(parameter, mine) for parameter in self.last.parameters()]
-        if self.options.mask_updates and self.options.masks != "dense":
-            index = torch.tensor(self._computed, device=mine.device)
-            used = self.layers.per_layer(self.rounds.current(index).any(0))
-            masks += zip(self.layers.weights, used, strict=True)
+        used = self._masks(self._index(self._computed)) if self.options.mask_updates else None
+        if used is not None:
+            masks += zip(self.layers.weights, self.layers.per_layer(used.any(0)), strict=True)
         return masks
 
     def findings(self) -> Sequence[Finding]:
@@ -231,10 +192,14 @@ class NCS4CVR(HeadOfKinds):
         """Return the network of one task alone, without inputs and units that are dead for it; equal scores.
 
         Its logits [B, P] for x [B, D] are those before ``chain``.
+
+        Raises:
+            ValueError: there is no such task.
         """
+        if task not in self.tasks:
+            raise ValueError(f"no task is called '{task}'; the tasks are {', '.join(self.tasks)}")
         k = self.tasks.index(task)
-        mask = None if self.options.masks == "dense" else self.rounds.current(torch.tensor([k], device=self._device))
-        weights = [weight[0] for weight in self.layers.masked(mask)]
+        weights = [weight[0] for weight in self.layers.masked(self._masks(self._index([k])))]
         last, bias = (parameter[k, :, : self.outputs[task]] for parameter in self.last.parameters())
         return compacted([*weights, last.t()], [*self.layers.biases, bias[0]])
 
@@ -296,15 +261,14 @@ class NCS4CVR(HeadOfKinds):
         )
 
     def _choose(self, tasks: tuple[int, ...]) -> int:
-        options = self.options
-        if options.choose == "last":
-            return self._num_rounds
-        candidates = range(0 if options.choose == "any" else 1, self._num_rounds + 1)
-        chosen = self.rounds.choose(tasks, candidates, "higher" if self._metric(tasks) == "auc" else "lower")
+        options, chosen = self.options, self._num_rounds
+        if options.choose != "last":
+            candidates = range(0 if options.choose == "any" else 1, self._num_rounds + 1)
+            chosen = self.rounds.choose(tasks, candidates, "higher" if self._metric(tasks) == "auc" else "lower")
         if options.masks == "random":
-            for k in tasks:
-                seed = stable_seed(self._seed, self.tasks[k])
-                self.rounds.begin([k], chosen, shuffled(self.rounds.of_round(k, chosen), self.layers.sizes, seed))
+            (k,) = tasks
+            seed = stable_seed(self._seed, self.tasks[k])
+            self.rounds.begin(tasks, chosen, shuffled(self.rounds.of_round(k, chosen), self.layers.sizes, seed))
         return chosen
 
     def _rounds_table(self) -> TableFinding:

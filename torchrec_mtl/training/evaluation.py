@@ -27,7 +27,7 @@ class Evaluation:
 
     Attributes:
         tasks: task -> metric -> value.
-        loss: sum of the tasks' weighted mean losses.
+        loss: sum of the tasks' weighted mean losses; a task without rows adds nothing.
     """
 
     tasks: Metrics
@@ -66,7 +66,8 @@ def evaluate(outputs: Iterable[StepOutput], tasks: Sequence[TaskConfig]) -> Eval
         dist.broadcast_object_list(found, src=0)
     assert found[0] is not None
     means = loss_sums / np.maximum(weight_sums, np.finfo(np.float32).tiny)
-    metrics = {t.name: {**found[0][t.name], "loss": float(means[i])} for i, t in enumerate(tasks)}
+    defined = np.where(weight_sums > 0, means, np.nan)
+    metrics = {t.name: {**found[0][t.name], "loss": float(defined[i])} for i, t in enumerate(tasks)}
     return Evaluation(tasks=metrics, loss=float(sum(t.weight * m for t, m in zip(tasks, means, strict=True))))
 
 

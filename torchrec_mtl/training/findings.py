@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -61,26 +62,21 @@ def _as_tuples(value: object) -> object:
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """Print findings as tables, each with its note."""
+    """Print the tables, each with its note; matrices are for the report, which draws them."""
     # Pipes and files say 80 columns, where the tables would break.
     wide = console if console.is_terminal else Console(file=console.file, width=max(console.width, 160))
     for finding in findings:
+        if isinstance(finding, MatrixFinding):
+            continue
         table = Table(title=Text(finding.title), title_justify="left")
-        columns, rows = _cells(finding)
-        numbers = [not isinstance(cell, str) for cell in rows[0]] if rows else [False] * len(columns)
-        for column, number in zip(columns, numbers, strict=True):
+        rows = finding.rows
+        numbers = [not isinstance(cell, str) for cell in rows[0]] if rows else [False] * len(finding.columns)
+        for column, number in zip(finding.columns, numbers, strict=True):
             table.add_column(Text(column), justify="right" if number else "left")
-        for i, row in enumerate(rows):
-            ends = isinstance(finding, TableFinding) and any(
-                row[0] != following[0] for following in rows[i + 1 : i + 2]
+        for row, following in zip_longest(rows, rows[1:]):
+            table.add_row(
+                *(Text(shown(cell)) for cell in row), end_section=following is not None and row[0] != following[0]
             )
-            table.add_row(*(Text(shown(cell)) for cell in row), end_section=ends)
         wide.print(table)
         if finding.note:
             wide.print(Text(finding.note, style="dim"))
-
-
-def _cells(finding: Finding) -> tuple[tuple[str, ...], Sequence[tuple[str | int | float, ...]]]:
-    if isinstance(finding, TableFinding):
-        return finding.columns, finding.rows
-    return ("", *finding.columns), [(name, *row) for name, row in zip(finding.rows, finding.values, strict=True)]

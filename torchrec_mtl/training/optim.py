@@ -71,7 +71,8 @@ UpdateMasks = Callable[[], Sequence[tuple[nn.Parameter, torch.Tensor]]]
 class MaskedUpdates(OptimizerWrapper):
     """An optimizer that leaves masked parts of parameters alone, their moments included.
 
-    A gradient of 0 is not enough: Adam's moments go on moving a weight after its last gradient.
+    A gradient of 0 is not enough: Adam's moments go on moving a weight after its last gradient. The count of steps that
+    corrects their bias is one for the whole parameter, and counts every step.
 
     Args:
         optimizer: any keyed one.

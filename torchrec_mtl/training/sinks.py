@@ -111,6 +111,8 @@ class ProgressSink:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show losses and speed, or the metrics of an evaluation."""
         note = "  ".join(f"{_short(name)} {value:.4g}" for name, value in values.items() if _shown(name))
+        if not note:
+            return
         if self._bar is not None and self._id is not None:
             if any(name.startswith("train/") for name in values):
                 self._bar.update(self._id, completed=step, note=note)
@@ -142,7 +144,9 @@ _EVAL_METRICS = frozenset({"auc", "nrmse", "gini", "loss"})
 
 def _shown(name: str) -> bool:
     parts = name.split("/")
-    return parts[1] in {"loss", "samples_per_s"} if parts[0] == "train" else parts[-1] in _EVAL_METRICS
+    if parts[0] == "train":
+        return parts[1] in {"loss", "samples_per_s"}
+    return parts[0] == "eval" and parts[-1] in _EVAL_METRICS
 
 
 def _short(name: str) -> str:

@@ -100,6 +100,7 @@ class Trainer:
         state = self.state
         self.session.model.train()
         while not state.finished:
+            self.session.objective.head.begin_phase(self._phase)
             self.session.objective.activate(self._phase.tasks)
             self._epoch()
             if not state.finished:

@@ -15,7 +15,7 @@ from torchx.specs.finder import ComponentValidationException, ModuleComponentsFi
 from components import train as components
 
 ROOT = Path(__file__).parents[3]
-NAMES = ["htlnet", "shared_bottom", "train"]
+NAMES = ["htlnet", "ncs4cvr", "shared_bottom", "train"]
 TRAIN = ["--config", "mine.yaml"]
 
 
@@ -24,7 +24,7 @@ def repository(tmp_path, monkeypatch):
     """A current folder with the example's configs, and no settings of OpenMP in the shell."""
     example = tmp_path / "examples" / "cdnow"
     example.mkdir(parents=True)
-    for name in ("htlnet.yaml", "shared_bottom.yaml"):
+    for name in ("htlnet.yaml", "ncs4cvr.yaml", "shared_bottom.yaml"):
         (example / name).touch()
     monkeypatch.chdir(tmp_path)
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
@@ -64,10 +64,11 @@ def test_every_argument_has_help_of_its_own(name):
     assert all(help_of.values())
 
 
-def test_the_bare_command_trains_the_example(repository):
-    app = components.htlnet()
-    assert app.name == "htlnet"
-    assert command_of(app)[-4:] == ["-m", "torchrec_mtl", "train", "examples/cdnow/htlnet.yaml"]
+@pytest.mark.parametrize("name", ["htlnet", "ncs4cvr", "shared_bottom"])
+def test_the_bare_command_trains_the_example(repository, name):
+    app = getattr(components, name)()
+    assert app.name == name
+    assert command_of(app)[-4:] == ["-m", "torchrec_mtl", "train", f"examples/cdnow/{name}.yaml"]
 
 
 def test_options_then_overrides_reach_the_command(repository):
