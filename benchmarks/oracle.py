@@ -61,6 +61,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "adatt": {"levels": [[16]], "task_experts": 1, "shared_experts": 2, "tower": [16]},
     "dbmtl": {"shared": [47], "task": [16], "relation": [16]},
     "htlnet": {"tower": [18, 16]},
+    "ncs4cvr": {"shared": [55, 32]},
+    # What of it is due to the masks.
+    "ncs4cvr full": {"type": "ncs4cvr", "masks": "dense", "shared": [55, 32]},
+    "ncs4cvr one": {"type": "ncs4cvr", "masks": "one", "shared": [55, 32]},
+    "ncs4cvr random": {"type": "ncs4cvr", "masks": "random", "shared": [55, 32]},
     "esmm": {"tower": [32, 16]},
     "escm2": {"tower": [32, 16]},
     "aitm": {"tower": [26, 16]},

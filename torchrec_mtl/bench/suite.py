@@ -124,6 +124,8 @@ class Model(Config):
     """Settings of the run; they win over those of the data set."""
     search: Space = ()
     """Added to the suite's ``search``; wins where both name a setting."""
+    unsearched: tuple[Name, ...] = ()
+    """Settings of the suite's ``search`` that this model has not."""
     role: Literal["baseline", "system"] = "system"
     """The best baseline is what all others are compared with."""
     only: tuple[Name, ...] = ()
@@ -170,6 +172,12 @@ class Suite(Config):
                     for name in names
                     if name not in known
                 ]
+            searched = [d.name for d in self.search]
+            found += [
+                f"models.{model.name}.unsearched: '{name}' is not in search.{did_you_mean(name, searched)}"
+                for name in model.unsearched
+                if name not in searched
+            ]
             if not any(model.runs_on(name) for name in known):
                 found.append(f"models.{model.name}: only and except leave it no data set; remove it")
         if found:
@@ -177,8 +185,8 @@ class Suite(Config):
         return self
 
     def search_of(self, model: Model) -> tuple[Dimension, ...]:
-        """Return the suite's dimensions and the model's, each setting once."""
-        both = {d.name: d for d in self.search} | {d.name: d for d in model.search}
+        """Return the suite's dimensions that the model has, and its own, each setting once."""
+        both = {d.name: d for d in self.search if d.name not in model.unsearched} | {d.name: d for d in model.search}
         return tuple(both.values())
 
 

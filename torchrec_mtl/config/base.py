@@ -117,9 +117,9 @@ class PluginConfig(Config):
     """Built-in name, installed entry point, or ``package.module:Class``."""
 
     @property
-    def needs_evaluation(self) -> bool:
-        """Whether training itself depends on ``data.eval``."""
-        return False
+    def needs_evaluation(self) -> str:
+        """What training itself needs ``data.eval`` for, with the remedy where there is none; empty: nothing."""
+        return ""
 
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""

@@ -38,7 +38,7 @@ def _evaluation(draft: Draft) -> Iterator[str]:
         return
     train = draft.train
     if draft.head is not None and draft.head.needs_evaluation:
-        yield f"head: '{draft.head.type}' chooses by what it finds on data.eval; name its files there"
+        yield f"head: {draft.head.needs_evaluation}"
     asked = {
         "train.monitor.metric": train.monitor.metric != "loss",
         "train.monitor.patience": train.monitor.patience is not None,

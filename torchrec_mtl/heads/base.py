@@ -68,7 +68,7 @@ class Phase:
     tasks: tuple[str, ...] | None = None
     alternate: bool = False
     trial: bool = False
-    rewind: Literal["no", "all", "dense"] = "no"
+    rewind: Literal["none", "all", "dense"] = "none"
     origin: bool = False
     steps: int | None = None
 

@@ -143,9 +143,9 @@ class NCS4CVR(HeadOfKinds):
             found.append(Phase("warm-up", epochs, steps=options.warmup_steps, origin=True))
         for name, (tasks, _) in self._trials.items():
             trained = self._trained_with(tasks)
-            rewind = options.rewind if found and not found[-1].origin else "no"
+            rewind = options.rewind if found and not found[-1].origin else "none"
             found.append(Phase(name, options.round_epochs, trained, trial=True, rewind=rewind))
-        rewind = options.rewind if found and not found[-1].origin else "no"
+        rewind = options.rewind if found and not found[-1].origin else "none"
         return (*found, Phase("joint", epochs, alternate=options.batches == "alternate", rewind=rewind))
 
     def end_phase(self, phase: Phase, metrics: Mapping[str, Mapping[str, float]]) -> PhaseEnd | None:

@@ -35,8 +35,8 @@ class NCS4CVRConfig(HeadConfig):
     """A task's round. best: the best pruned one on the evaluation data; any: the dense one may win too; last."""
     choose_by: Literal["metric", "loss"] = "metric"
     """metric: AUC of binary tasks, RMSE of regressions; loss: the task's."""
-    rewind: Literal["all", "dense", "no"] = "all"
-    """Set back after a round. all: tables and optimizers too; dense: all but the tables and theirs; no: nothing."""
+    rewind: Literal["all", "dense", "none"] = "all"
+    """Set back after a round. all: tables and optimizers too; dense: all but the tables and theirs; none: nothing."""
     warmup_steps: NonNegativeInt = 0
     """Training rewinds to the end of so many steps (at most ``train.epochs``) of all tasks together, without masks;
     0: to the start."""
@@ -49,9 +49,11 @@ class NCS4CVRConfig(HeadConfig):
     """The binary tasks are a chain as in ESMM: a task's loss is that of the product of probabilities up to it."""
 
     @property
-    def needs_evaluation(self) -> bool:
+    def needs_evaluation(self) -> str:
         """Rounds are chosen by their scores on the evaluation data."""
-        return self.masks != "dense" and self.choose != "last"
+        if self.masks == "dense" or self.choose == "last":
+            return ""
+        return "ncs4cvr chooses rounds by their scores on data.eval; name its files there, or set head.choose: last"
 
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Each task must be trainable alone, and no option may be without effect."""

@@ -147,8 +147,8 @@ class Trainer:
             state.mark_origin()
             save_origin(self.session, self.checkpoints)
         how = self.phases[state.phase + 1].rewind
-        state.begin_phase(rewind=how != "no", tables=how == "all")
-        if how != "no":
+        state.begin_phase(rewind=how != "none", tables=how == "all")
+        if how != "none":
             has_origin = any(phase.origin for phase in self.phases[: state.phase])
             origin = self.checkpoints if has_origin else None
             rewind(self.session, origin, tables=how == "all", updates=state.updates)

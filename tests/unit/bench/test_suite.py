@@ -53,6 +53,10 @@ def test_all_typos_are_found_at_once_and_called_by_their_names(tmp_path):
             lambda r: r["models"]["htlnet"].update({"exceptt": ["planted"]}),
             "Did you mean 'except'?",
         ),
+        (
+            lambda r: r["models"]["htlnet"].update(unsearched=["optim.dens.lr"]),
+            "models.htlnet.unsearched: 'optim.dens.lr' is not in search. Did you mean 'optim.dense.lr'?",
+        ),
         (lambda r: r.update(tuning_seed=1), "tuning_seed: 1 is one of seeds"),
         (lambda r: r.update(seeds=[3, 3]), "seeds: 3 is given twice"),
         (lambda r: r.update(models=["htlnet"]), "models: expected a mapping of names"),
@@ -90,3 +94,13 @@ def test_a_model_s_search_wins_over_the_suite_s(folder):
 def test_whole_numbers_are_told_from_others():
     assert Dimension(name="x", low=1, high=4).is_whole
     assert not Dimension(name="x", low=1, high=4.5).is_whole
+
+
+def test_a_model_may_have_less_to_search(tmp_path):
+    raw = yaml.safe_load(SUITE)
+    raw["models"]["htlnet"]["unsearched"] = ["optim.dense.lr"]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    suite = load_suite(tmp_path / "suite.yaml")
+    searched = {model.name: [d.name for d in suite.search_of(model)] for model in suite.models}
+    assert "optim.dense.lr" not in searched["htlnet"]
+    assert "optim.dense.lr" in searched["single_task"]

@@ -274,6 +274,15 @@ def test_what_the_cpu_lacks_is_refused_on_cpu(problems):
     ]
 
 
+def test_what_torchrec_lacks_for_tables_of_sequences_is_refused(problems):
+    history = "features.sequences=[{name: seen, table: user, side: user, max_length: 5}]"
+    found = problems("train.device=cuda", history, "features.tables.0.sharding=[table_row_wise, table_column_wise]")
+    assert found[0] == (
+        "features.tables.0.sharding: TorchRec has no table_row_wise or table_column_wise for tables that sequences "
+        "read; add one of column_wise, row_wise, table_wise"
+    )
+
+
 def test_the_head_is_asked_about_the_tasks(problems):
     (found,) = problems("head=htlnet", "tasks.0.kind=regression", "tasks.0.loss=mse")
     assert found.startswith("head: htlnet passes labels of binary tasks down")

@@ -81,7 +81,7 @@ def test_files_to_evaluate_on_are_asked_for_where_rounds_are_chosen(head, needed
     raw["data"].pop("eval", None)
     raw["head"] = {"type": "ncs4cvr", **head}
     if needed:
-        with pytest.raises(ValueError, match=r"'ncs4cvr' chooses by what it finds on data\.eval; name its"):
+        with pytest.raises(ValueError, match=r"by their scores on data\.eval; name its files there, or set"):
             parse(raw)
     else:
         parse(raw)

@@ -56,21 +56,21 @@ def test_dense_masks_need_no_rounds():
     assert not head.options.needs_evaluation
     assert head.end_phase(Phase("joint", 3), {}) is None
     assert names(made(masks="dense", warmup_steps=5)) == ["warm-up", "joint"]
-    assert [phase.rewind for phase in made(masks="dense", warmup_steps=5).phases(1)] == ["no", "no"]
+    assert [phase.rewind for phase in made(masks="dense", warmup_steps=5).phases(1)] == ["none", "none"]
 
 
-@pytest.mark.parametrize("how", ["all", "dense", "no"])
+@pytest.mark.parametrize("how", ["all", "dense", "none"])
 @pytest.mark.parametrize("masks", ["own", "one"])
 def test_every_phase_but_the_first_rewinds(masks, how):
     phases = made(rounds=2, rewind=how, masks=masks).phases(1)
-    assert [phase.rewind for phase in phases] == ["no"] + [how] * (len(phases) - 1)
+    assert [phase.rewind for phase in phases] == ["none"] + [how] * (len(phases) - 1)
     assert not any(phase.origin for phase in phases)
 
 
 def test_the_first_round_starts_where_the_warm_up_ends_and_others_go_back_there():
     warm_up, first, *others = made(rounds=2, warmup_steps=7).phases(4)
     assert warm_up == Phase("warm-up", 4, steps=7, origin=True)
-    assert (first.name, first.rewind) == ("click, round 0", "no")
+    assert (first.name, first.rewind) == ("click, round 0", "none")
     assert {phase.rewind for phase in others} == {"all"}
     assert not any(phase.origin for phase in (first, *others))
 
