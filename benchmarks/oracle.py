@@ -70,6 +70,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "escm2": {"tower": [32, 16]},
     "aitm": {"tower": [26, 16]},
 }
+# With connections to spare, as lottery tickets are drawn from; run only where named.
+WIDE: dict[str, dict[str, Any]] = {
+    "ncs4cvr wide": {"type": "ncs4cvr", "shared": [256, 128, 64]},
+    "ncs4cvr wide full": {"type": "ncs4cvr", "masks": "dense", "shared": [256, 128, 64]},
+    "ncs4cvr wide random": {"type": "ncs4cvr", "masks": "random", "shared": [256, 128, 64]},
+}
 FUNNEL_ONLY = ("esmm", "escm2", "aitm")  # the product of probabilities and the calibrator take a buy to imply a click
 ORDER = (("mmoe", "shared_bottom"), ("ple", "mmoe"))
 Result = dict[str, Any]
@@ -96,7 +102,7 @@ def make_config(job: Job, folder: str, run_dir: str) -> RunConfig:
     files = {split: f"{folder}/{job.relation}-{split}.parquet" for split in ("train", *SCORED)}
     raw = make_oracle_config(files["train"], run_dir=run_dir, num_fields=FIELDS, batch_size=BATCH_SIZE)
     raw["data"] |= {"eval": files["validation"], "test": files["test"]}
-    raw["head"] = {"type": job.model, **MODELS[job.model]}
+    raw["head"] = {"type": job.model, **(MODELS | WIDE)[job.model]}
     raw["train"] = {"epochs": EPOCHS, "seed": job.seed, "device": "cpu"}
     raw["optim"] = {"sparse": {"lr": SPARSE_RATE}, "dense": {"lr": DENSE_RATE}, "schedule": {"type": "cosine"}}
     return parse(raw)
@@ -255,7 +261,7 @@ def _cell(values: Sequence[float], sign: str = "") -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *WIDE], default=list(MODELS))
     parser.add_argument("--relations", nargs="+", choices=["independent", "funnel", "conflicting"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--processes", type=int, default=2)
