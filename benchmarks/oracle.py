@@ -70,7 +70,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "escm2": {"tower": [32, 16]},
     "aitm": {"tower": [26, 16]},
 }
-# With connections to spare, as lottery tickets are drawn from; run only where named.
+# With connections to spare, as lottery tickets are drawn from, at a rate they can take; run only where named.
+WIDE_RATE = 0.002
 WIDE: dict[str, dict[str, Any]] = {
     "ncs4cvr wide": {"type": "ncs4cvr", "shared": [256, 128, 64]},
     "ncs4cvr wide full": {"type": "ncs4cvr", "masks": "dense", "shared": [256, 128, 64]},
@@ -104,7 +105,8 @@ def make_config(job: Job, folder: str, run_dir: str) -> RunConfig:
     raw["data"] |= {"eval": files["validation"], "test": files["test"]}
     raw["head"] = {"type": job.model, **(MODELS | WIDE)[job.model]}
     raw["train"] = {"epochs": EPOCHS, "seed": job.seed, "device": "cpu"}
-    raw["optim"] = {"sparse": {"lr": SPARSE_RATE}, "dense": {"lr": DENSE_RATE}, "schedule": {"type": "cosine"}}
+    dense = {"lr": WIDE_RATE if job.model in WIDE else DENSE_RATE}
+    raw["optim"] = {"sparse": {"lr": SPARSE_RATE}, "dense": dense, "schedule": {"type": "cosine"}}
     return parse(raw)
 
 

@@ -192,7 +192,7 @@ def rewound(raw: dict[str, Any], way: str) -> tuple[int, dict[str, bool]]:
     begun = 0
     if checkpoints is not None:
         steps(session, reader, 0, 2)
-        save_origin(session, checkpoints)
+        save_origin(session, checkpoints, tables=True)
         begun = 2
     origin = local_state(session)
     steps(session, reader, 1, 3)
@@ -276,7 +276,7 @@ def peak_of_a_rewind(raw: dict[str, Any], way: str) -> tuple[int, int]:
     session, opened = open_run(raw)
     checkpoints = Checkpoints(raw["run_dir"]) if way == "checkpoint" else None
     if checkpoints is not None:
-        save_origin(session, checkpoints)
+        save_origin(session, checkpoints, tables=True)
     steps(session, session.reader(opened.train, train=True), 0, 1)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = memory("VmRSS")

@@ -90,7 +90,7 @@ def test_rewinding_restores_tables_that_fused_adam_trains_and_its_count_of_steps
         if way == "checkpoint":
             steps(session, reader, 0, 2)
             checkpoints, begun = Checkpoints(config.run_dir), 2
-            save_origin(session, checkpoints)
+            save_origin(session, checkpoints, tables=True)
         session.optimizers.set_step(begun)
         origin = local_state(session)
         assert any(" iter" in key for key in origin)

@@ -140,7 +140,7 @@ class NCS4CVR(HeadOfKinds):
         """Return the warm-up, rounds 0 to R of every task, and the joint phase, in which all epochs are trained."""
         options, found = self.options, []
         if options.warmup_steps:
-            found.append(Phase("warm-up", epochs, steps=options.warmup_steps, origin=True))
+            found.append(Phase("warm-up", epochs, steps=options.warmup_steps, trial=True, origin=True))
         for name, (tasks, _) in self._trials.items():
             trained = self._trained_with(tasks)
             rewind = options.rewind if found and not found[-1].origin else "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 _DENSE = "objective."
 
 
-def save_origin(session: Session, checkpoints: Checkpoints) -> None:
-    """Write what `rewind` can set a run back to, on all ranks together."""
-    checkpoints.save_origin({**_part(session, dense=True), **_part(session, dense=False)})
+def save_origin(session: Session, checkpoints: Checkpoints, *, tables: bool) -> None:
+    """Write what `rewind` can set a run back to, on all ranks together.
+
+    Args:
+        session: a run.
+        checkpoints: of the run.
+        tables: the tables too, for whoever will rewind them.
+    """
+    checkpoints.save_origin(_parts(session, tables=tables))
 
 
 def rewind(session: Session, checkpoints: Checkpoints | None, *, tables: bool, updates: int) -> None:
@@ -39,8 +45,7 @@ def rewind(session: Session, checkpoints: Checkpoints | None, *, tables: bool, u
         if checkpoints is None:
             _begin_anew(session, tables=tables)
         else:
-            parts = _part(session, dense=True)
-            checkpoints.load_origin({**parts, **_part(session, dense=False)} if tables else parts)
+            checkpoints.load_origin(_parts(session, tables=tables))
     session.optimizers.set_step(updates)
 
 
@@ -52,14 +57,13 @@ def _begin_anew(session: Session, *, tables: bool) -> None:
         initialise_tables(session.model.state_dict(), session.config.features, session.config.train.seed)
 
 
-def _part(session: Session, *, dense: bool) -> dict[str, Any]:
-    """Return the state of the dense part or of the tables, in tensors that are the run's own: loaded in place."""
-    tensors, name = session.tensors(), "dense" if dense else "tables"
-
-    def part(state: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in state.items() if key.startswith(_DENSE) == dense}
-
-    return {name: part(tensors["model"]), f"{name}_optim": part(tensors["optim"]["state"])}
+def _parts(session: Session, *, tables: bool) -> dict[str, Any]:
+    """Return the state of the dense part, and of the tables, in tensors that are the run's own: loaded in place."""
+    tensors, parts = session.tensors(), dict[str, Any]()
+    for name, is_dense in (("dense", True), *([("tables", False)] if tables else [])):
+        for kind, state in (("", tensors["model"]), ("_optim", tensors["optim"]["state"])):
+            parts[name + kind] = {key: value for key, value in state.items() if key.startswith(_DENSE) == is_dense}
+    return parts
 
 
 @contextmanager

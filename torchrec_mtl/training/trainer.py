@@ -87,8 +87,7 @@ class Trainer:
         planned = sum(map(self._planned_steps, self.phases))
         self.total_steps = min(planned, self.config.max_steps or planned)
         assert self.total_steps > 0, "open_files() refuses empty files"
-        self._window = _Window()
-        self._metrics = WindowMetrics(session.config.tasks, rows=self.config.window)
+        self._begin_windows()
         self._saved_step = state.step if state.step else -1
 
     def fit(self) -> None:
@@ -105,6 +104,10 @@ class Trainer:
             self._epoch()
             if not state.finished:
                 self._next_epoch()
+
+    def _begin_windows(self) -> None:
+        self._window = _Window()
+        self._metrics = WindowMetrics(self.session.config.tasks, rows=self.config.window)
 
     @property
     def _phase(self) -> Phase:
@@ -143,9 +146,10 @@ class Trainer:
     def _next_phase(self) -> None:
         """Set back what the next phase does not start with. What the last one found is saved already."""
         state = self.state
+        self._begin_windows()
         if self._phase.origin:
             state.mark_origin()
-            save_origin(self.session, self.checkpoints)
+            save_origin(self.session, self.checkpoints, tables=any(p.rewind == "all" for p in self.phases))
         how = self.phases[state.phase + 1].rewind
         state.begin_phase(rewind=how != "none", tables=how == "all")
         if how != "none":
@@ -193,7 +197,7 @@ class Trainer:
         for sink in self.sinks:
             if isinstance(sink, ProgressSink):
                 sink.advance(self.state.step)
-        if self.state.step % self.config.log_every and self.state.step != self.total_steps:
+        if self.state.step % self.config.log_every and self.state.step not in {self.total_steps, self._phase_end}:
             return
         windowed = self._metrics.compute()  # on all ranks
         if self.sinks:

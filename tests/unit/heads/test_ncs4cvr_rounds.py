@@ -69,7 +69,7 @@ def test_every_phase_but_the_first_rewinds(masks, how):
 
 def test_the_first_round_starts_where_the_warm_up_ends_and_others_go_back_there():
     warm_up, first, *others = made(rounds=2, warmup_steps=7).phases(4)
-    assert warm_up == Phase("warm-up", 4, steps=7, origin=True)
+    assert warm_up == Phase("warm-up", 4, steps=7, trial=True, origin=True)
     assert (first.name, first.rewind) == ("click, round 0", "none")
     assert {phase.rewind for phase in others} == {"all"}
     assert not any(phase.origin for phase in (first, *others))
