@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Phase, Term
+from torchrec_mtl.findings import TableFinding
+from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Phase, PhaseEnd, Term
 from torchrec_mtl.heads.htlnet import HTLNet
 from torchrec_mtl.heads.ncs4cvr import NCS4CVR
 from torchrec_mtl.heads.shared_bottom import SharedBottom
@@ -296,6 +297,83 @@ class TrainsATaskThatIsNotThere(Linear):
         return (Phase("train", epochs, ("purchase",)),)
 
 
+class RewindsAtOnce(Linear):
+    def phases(self, epochs):
+        return (Phase("train", epochs, rewind="all"),)
+
+
+class KeepsWhatIsNotThere(Linear):
+    state_kept = ("rounds",)
+
+
+class InTurns(Linear):
+    """Trains the first task, then one at a time, and counts the phases."""
+
+    state_kept = ("ended",)
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register_buffer("ended", torch.zeros(()))
+
+    def phases(self, epochs):
+        first = next(iter(self.outputs))
+        return (Phase("first", epochs, (first,), trial=True), Phase("turns", epochs, alternate=True, rewind="dense"))
+
+    def end_phase(self, phase, metrics):
+        self.ended += 1
+        return PhaseEnd(f"{phase.name} is over", {"ended": float(self.ended)})
+
+    def update_masks(self):
+        return [(p, torch.ones_like(p, dtype=torch.bool)) for p in self.parameters()]
+
+    def findings(self):
+        return [TableFinding("phases", ("ended",), ((float(self.ended),),))]
+
+
+class KeepsMoreThanItSays(InTurns):
+    state_kept = ()
+
+
+class PutsAnotherTensorInPlace(InTurns):
+    def end_phase(self, phase, metrics):
+        self.ended = self.ended + 1
+
+
+class TellsNoNumbers(InTurns):
+    def end_phase(self, phase, metrics):
+        return PhaseEnd("over", {"ended": "yes"})
+
+
+class MasksAnotherShape(InTurns):
+    def update_masks(self):
+        return [(p, torch.ones(7, dtype=torch.bool)) for p in self.parameters()]
+
+
+class MasksByNumbers(InTurns):
+    def update_masks(self):
+        return [(p, torch.ones_like(p)) for p in self.parameters()]
+
+
+class ForgetsTheActive(InTurns):
+    active = None
+
+    def activate(self, tasks):
+        self.active = tasks
+
+    def transformed(self, x, k, representation):
+        return x if self.active is None else 2 * x
+
+
+class FindsSomethingElse(InTurns):
+    def findings(self):
+        return ["all is well"]
+
+
+class FindsUnevenRows(InTurns):
+    def findings(self):
+        return [TableFinding("phases", ("ended", "left"), ((1.0,),))]
+
+
 class SharesItsOwnTables(Linear):
     tables = "own"
 
@@ -362,6 +440,16 @@ REFUSED = [
     (CallsATermLikeATask, "calls a term like a task"),
     (HasAnEmptyPhase, "0 epochs"),
     (TrainsATaskThatIsNotThere, "purchase"),
+    (RewindsAtOnce, "rewinds in its first phase"),
+    (KeepsWhatIsNotThere, "has no such buffers"),
+    (KeepsMoreThanItSays, "changes ended at the end of a phase"),
+    (PutsAnotherTensorInPlace, "another tensor in place of ended"),
+    (TellsNoNumbers, "more than a text and numbers"),
+    (MasksAnotherShape, "masks an update of shape"),
+    (MasksByNumbers, "torch.float32"),
+    (ForgetsTheActive, "other logits for click once those alone are active"),
+    (FindsSomethingElse, "no TableFinding or MatrixFinding"),
+    (FindsUnevenRows, "rows are not as wide"),
     (SharesItsOwnTables, "lets the loss of 'long_view' train tables of other tasks"),
     (PredictsNaN, "a 'ratio' that is not finite"),
     (PredictsColumns, "prediction 'both' of shape"),
@@ -376,7 +464,7 @@ def test_broken_head_is_refused_for_the_promise_it_breaks(head_class, promise):
         check_head(head_class)
 
 
-@pytest.mark.parametrize("head_class", [DropsOutByNoise, HasTerms, ReadsFeaturesOnlyAndSaysSo])
+@pytest.mark.parametrize("head_class", [DropsOutByNoise, HasTerms, InTurns, ReadsFeaturesOnlyAndSaysSo])
 def test_unusual_head_that_keeps_its_promises_passes(head_class):
     check_head(head_class)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
+from torchrec_mtl.testing.phase_contract import check_phases
 from torchrec_mtl.testing.reach_contract import check_reach, check_tables
 from torchrec_mtl.testing.subject import Subject, at_step, feature_leaves, gradients_of, take, view_leaves, weighted
 
@@ -30,8 +31,9 @@ def check_head(
     It returns logits of the right names and shapes, finite for zero and for large inputs; a row's scores depend on that
     row alone when evaluating, and on no padding when training; random numbers come from ``features.noise``, everything
     else from inputs, parameters, and buffers, which a state dict carries; ``isolates_tasks``, ``reads_features``, and
-    ``term_names`` say the truth; it works on plain tensors, without features, unless it reads them; in a whole model,
-    all gradients of shared tables cross the boundary.
+    ``term_names`` say the truth; what it keeps of one phase for the next is in the buffers that it names, and what it
+    has to tell can be shown; it works on plain tensors, without features, unless it reads them; in a whole model, all
+    gradients of shared tables cross the boundary.
 
     Args:
         head_class: the class; a config must be able to name it, so it stands at the top level of a module.
@@ -59,7 +61,7 @@ def check_head(
         _check_state,
         _check_terms,
         _check_padding_changes_nothing,
-        _check_phases,
+        check_phases,
         check_reach,
         _check_plain_tensors,
         check_tables,
@@ -221,17 +223,6 @@ def _check_terms(subject: Subject) -> None:
         subject.require(
             not on_padding, f"weighs padding rows in the term '{name}'; multiply its weight by the tasks' weights"
         )
-
-
-def _check_phases(subject: Subject) -> None:
-    head = subject.build()
-    phases = head.phases(3)
-    subject.require(len(phases) > 0, "has no phase of training")
-    subject.require(len({p.name for p in phases}) == len(phases), "has two phases of the same name")
-    for phase in phases:
-        subject.require(phase.epochs >= 1, f"has a phase '{phase.name}' of {phase.epochs} epochs")
-        unknown = sorted(set(phase.tasks or ()) - {*subject.tasks, *head.term_names, *head.constraint_names})
-        subject.require(not unknown, f"trains unknown tasks in phase '{phase.name}': {', '.join(unknown)}")
 
 
 def _check_plain_tensors(subject: Subject) -> None:
