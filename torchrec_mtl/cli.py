@@ -110,7 +110,7 @@ def train(
 ) -> None:
     """Train a config, or go on where its run_dir stopped; at the end print the metrics by task.
 
-    Writes to run_dir: config.yaml, statistics.json, metrics.jsonl, metrics.json, checkpoints/, tb/.
+    Writes to run_dir: config.yaml, statistics.json, metrics.jsonl, metrics.json, findings.json, checkpoints/, tb/.
     """
     with _errors_for_people():
         from rich.console import Console
@@ -194,18 +194,14 @@ def report_command(
 @app.command()
 def bench(
     suite: Annotated[Path, typer.Argument(help="The suite as YAML.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; by default runs/bench-NAME.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; by default runs/bench-NAME.", show_default=False)] = None,
     models: Annotated[
         list[str] | None, typer.Option(help="Run these models alone; may be repeated.", show_default=False)
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="Run on these data sets alone; may be repeated.", show_default=False)
     ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once, one thread each.", show_default=False)
-    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at once.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all configs and count the runs.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Write the tables of what is there.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,

@@ -364,6 +364,42 @@ class ForgetsTheActive(InTurns):
         return x if self.active is None else 2 * x
 
 
+class TrainsNothing(Linear):
+    def phases(self, epochs):
+        return (Phase("train", epochs, ()),)
+
+
+class EndsWithATrial(Linear):
+    def phases(self, epochs):
+        return (Phase("train", epochs, trial=True),)
+
+
+class HasTermsInTurns(HasTerms):
+    def phases(self, epochs):
+        return (Phase("train", epochs, alternate=True),)
+
+
+class KeepsWhatNoCheckpointHolds(InTurns):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register_buffer("ended", torch.zeros(()), persistent=False)
+
+
+class RemembersInPython(InTurns):
+    seen = 0
+
+    def end_phase(self, phase, metrics):
+        self.seen += 1
+
+    def transformed(self, x, k, representation):
+        return x + self.seen
+
+
+class FindsInfinity(InTurns):
+    def findings(self):
+        return [TableFinding("phases", ("ended",), ((float("inf"),),))]
+
+
 class FindsSomethingElse(InTurns):
     def findings(self):
         return ["all is well"]
@@ -440,6 +476,12 @@ REFUSED = [
     (CallsATermLikeATask, "calls a term like a task"),
     (HasAnEmptyPhase, "0 epochs"),
     (TrainsATaskThatIsNotThere, "purchase"),
+    (TrainsNothing, "trains nothing in phase 'train'"),
+    (EndsWithATrial, "ends with a trial"),
+    (HasTermsInTurns, "would never train"),
+    (KeepsWhatNoCheckpointHolds, "no such buffers in its state dict"),
+    (RemembersInPython, "goes on otherwise once its state dict is loaded"),
+    (FindsInfinity, "no finite number"),
     (RewindsAtOnce, "rewinds in its first phase"),
     (KeepsWhatIsNotThere, "has no such buffers"),
     (KeepsMoreThanItSays, "changes ended at the end of a phase"),

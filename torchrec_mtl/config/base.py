@@ -117,6 +117,11 @@ class PluginConfig(Config):
     """Built-in name, installed entry point, or ``package.module:Class``."""
 
     @property
+    def alternates(self) -> bool:
+        """Whether each step trains one task, so that the tasks' gradients never meet."""
+        return False
+
+    @property
     def needs_evaluation(self) -> str:
         """What training itself needs ``data.eval`` for, with the remedy where there is none; empty: nothing."""
         return ""

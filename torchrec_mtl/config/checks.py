@@ -37,8 +37,9 @@ def _evaluation(draft: Draft) -> Iterator[str]:
     if draft.data is None or draft.data.eval is not None:
         return
     train = draft.train
-    if draft.head is not None and draft.head.needs_evaluation:
-        yield f"head: {draft.head.needs_evaluation}"
+    for path, plugin in (("bottom", draft.bottom), ("head", draft.head)):
+        if plugin is not None and plugin.needs_evaluation:
+            yield f"{path}: {plugin.needs_evaluation}"
     asked = {
         "train.monitor.metric": train.monitor.metric != "loss",
         "train.monitor.patience": train.monitor.patience is not None,

@@ -175,6 +175,11 @@ def _gradient(draft: Draft) -> Iterator[str]:
         yield from _boundary(draft, rule.type, at)
         if at == "representation" and exact != "boundary":
             yield f"gradient.exact: '{exact}' is about rows of tables, which at: representation never sees; remove one"
+        if draft.head is not None and draft.head.alternates:
+            yield (
+                f"gradient: '{rule.type}' compares the tasks' gradients of a step, and head '{draft.head.type}' gives "
+                f"each step to one task; {_SUM}"
+            )
     active = [t for t in draft.tasks.values() if t.weight > 0]
     if needs != "nothing" and len(draft.tasks) == draft.num_tasks and len(active) == 1:
         only = "there is one" if draft.num_tasks == 1 else f"only '{active[0].name}' has a weight above 0"

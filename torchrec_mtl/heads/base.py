@@ -187,7 +187,9 @@ class Head(nn.Module, ABC):
         return
 
     def end_phase(self, phase: Phase, metrics: Mapping[str, Mapping[str, float]]) -> PhaseEnd | None:
-        """Draw conclusions at the end of a phase, before anything is rewound; only ``state_kept`` may change.
+        """Draw conclusions at the end of a phase, before anything is rewound; only ``state_kept`` may change, in place.
+
+        Rank 0's are then given to all ranks, and saved with the step.
 
         Args:
             phase: the one that ended.
@@ -199,7 +201,7 @@ class Head(nn.Module, ABC):
     def update_masks(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return parameters of which the next step of the optimizer may change a part only, with bool masks of it.
 
-        What is masked keeps its value and its moments. Asked in phases that alternate.
+        What is masked keeps its value and its moments. Asked before every step of a run with a phase that alternates.
         """
         return ()
 

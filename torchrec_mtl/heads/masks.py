@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,15 +22,10 @@ def pack(mask: Tensor) -> Tensor:
 def unpack(bits: Tensor, size: int) -> Tensor:
     """Return bool [..., N] from bits [..., ceil(N / 8)]; ``size`` is N."""
     # Eight booleans are gathered as the one 64-bit number that they are in memory.
-    eights = _eights(bits.device).index_select(0, bits.flatten().int())
+    bytes_ = torch.arange(256, dtype=torch.uint8, device=bits.device).unsqueeze(1)
+    table = ((bytes_ >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1).view(torch.int64).flatten()
+    eights = table.index_select(0, bits.flatten().int())
     return eights.view(torch.bool).view(*bits.shape[:-1], 8 * bits.shape[-1])[..., :size]
-
-
-@cache
-def _eights(device: torch.device) -> Tensor:
-    """Return int64 [256]: the 8 bits of each byte, a byte of 0 or 1 each."""
-    bytes_ = torch.arange(256, dtype=torch.uint8).unsqueeze(1)
-    return ((bytes_ >> torch.arange(8, dtype=torch.uint8)) & 1).view(torch.int64).flatten().to(device)
 
 
 def rate_of_round(density: float, rounds: int) -> float:

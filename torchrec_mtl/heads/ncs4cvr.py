@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -126,9 +127,7 @@ class NCS4CVR(HeadOfKinds):
 
     def activate(self, tasks: Sequence[str] | None) -> None:
         """Compute only these tasks, and those before them in a chain, from now on."""
-        wanted = set(self.tasks if tasks is None else tasks)
-        reached = max((i for i, name in enumerate(self.chain) if name in wanted), default=-1)
-        wanted |= set(self.chain[: reached + 1])
+        wanted = self._with_chain(self.tasks if tasks is None else tasks)
         self._computed = tuple(k for k, task in enumerate(self.tasks) if task in wanted)
 
     def set_progress(self, fraction: float, step: int) -> None:
@@ -155,9 +154,15 @@ class NCS4CVR(HeadOfKinds):
         tasks, number = self._trials[phase.name]
         score = self._score(tasks, metrics)
         self.rounds.score(tasks, number, score)
-        density = self.rounds.density(tasks[0], number)
         name, metric = phase.name.rpartition(", ")[0], self._metric(tasks)
-        text = f"{phase.name}: {density:.1%} of {self.layers.num_connections:,} connections, {metric} {score:.5f}"
+        if self.options.needs_evaluation and not math.isfinite(score):
+            raise ValueError(
+                f"{phase.name}: {metric} is undefined on data.eval (all labels alike?), and rounds are chosen by it; "
+                "take other rows, head.choose_by: loss, or head.choose: last, and start over with --fresh"
+            )
+        density = self.rounds.density(tasks[0], number)
+        text = f"{phase.name}: {density:.1%} of {self.layers.num_connections:,} connections"
+        text += f", {metric} {score:.5f}" if math.isfinite(score) else ""
         values = {f"prune/{name}/density": density, f"prune/{name}/{metric}": score}
         if number < self._num_rounds:
             self.rounds.begin(tasks, number + 1, self._pruned(tasks[0], number))
@@ -232,9 +237,13 @@ class NCS4CVR(HeadOfKinds):
 
     def _trained_with(self, tasks: tuple[int, ...]) -> tuple[str, ...]:
         """Return the tasks themselves; in a chain also those before, without which a product cannot be learned."""
-        names = [self.tasks[k] for k in tasks]
-        reached = max((i for i, name in enumerate(self.chain) if name in names), default=-1)
-        return tuple(t for t in self.tasks if t in names or t in self.chain[: reached + 1])
+        wanted = self._with_chain([self.tasks[k] for k in tasks])
+        return tuple(task for task in self.tasks if task in wanted)
+
+    def _with_chain(self, tasks: Sequence[str]) -> set[str]:
+        """Return the tasks and those before them in the chain."""
+        reached = max((i for i, name in enumerate(self.chain) if name in tasks), default=-1)
+        return {*tasks, *self.chain[: reached + 1]}
 
     def _metric(self, tasks: tuple[int, ...]) -> str:
         if len(tasks) > 1 or self.options.choose_by == "loss":
@@ -278,11 +287,13 @@ class NCS4CVR(HeadOfKinds):
             (name, r, self.rounds.density(tasks[0], r), self._metric(tasks), scores[tasks[0]][r], "taken" * taken)
             for name, tasks in self._groups.items()
             for r in range(self._num_rounds + 1)
+            if self.rounds.density(tasks[0], r) > 0  # those that have been
             for taken in (used[tasks[0]] == r,)
         ]
         return TableFinding(
             "Rounds of pruning",
             ("task", "round", "density", "metric", "score", ""),
             tuple(rows),
-            "density: share of the connections left; score: of the round's network, on the evaluation data.",
+            "density: share of the connections left; score: of the round's network, on the evaluation data"
+            + (", before the connections taken were shuffled." if self.options.masks == "random" else "."),
         )

@@ -19,8 +19,8 @@ class NCS4CVRConfig(HeadConfig):
     shared: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 256, 128)
     """Widths of the shared layers."""
     masks: Literal["own", "one", "random", "dense"] = "own"
-    """own: learned by task; one: learned for all tasks together; random: as own, then shuffled within each layer;
-    dense: full ones, without rounds. The last three are for comparison."""
+    """own: learned by task; one: learned for all tasks together, and chosen by the sum of their losses; random: as own,
+    then shuffled within each layer; dense: full ones, without rounds. The last three are for comparison."""
     density: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the connections left after all rounds."""
     rounds: PositiveInt = 4
@@ -49,6 +49,11 @@ class NCS4CVRConfig(HeadConfig):
     """The binary tasks are a chain as in ESMM: a task's loss is that of the product of probabilities up to it."""
 
     @property
+    def alternates(self) -> bool:
+        """Batches may take turns."""
+        return self.batches == "alternate"
+
+    @property
     def needs_evaluation(self) -> str:
         """Rounds are chosen by their scores on the evaluation data."""
         if self.masks == "dense" or self.choose == "last":
@@ -59,9 +64,15 @@ class NCS4CVRConfig(HeadConfig):
         """Each task must be trainable alone, and no option may be without effect."""
         found = [f"{name}: without effect with {why}; remove it" for name, why in self._idle().items()]
         found += chain_problems("ncs4cvr with chain: true", tasks) if self.chain else []
+        found += [
+            f"batches: alternate never trains {task.name} and {task.order.below} in one step, so that their order "
+            "cannot act; use joint, or remove order"
+            for task in tasks
+            if task.order is not None and self.alternates
+        ]
         if self.masks == "dense":
             return found
-        if idle := [task.name for task in tasks if task.weight == 0]:
+        if (idle := [task.name for task in tasks if task.weight == 0]) and self.masks != "one":
             found.append(f"{', '.join(idle)} has weight 0, and its rounds would train nothing; give it a weight")
         gated = [task.name for task in tasks if task.gate is not None]
         if gated and self.needs_evaluation and self.masks != "one" and self.choose_by == "metric":
@@ -74,7 +85,10 @@ class NCS4CVRConfig(HeadConfig):
     def _idle(self) -> dict[str, str]:
         """Return option -> why it does nothing, of those that are not at their defaults."""
         of_rounds = ("density", "rounds", "round_epochs", "threshold", "grow", "choose", "choose_by", "rewind")
-        idle = dict.fromkeys((*of_rounds, "warmup_steps"), "masks: dense") if self.masks == "dense" else {}
+        of_masks = (*of_rounds, "warmup_steps", "mask_updates")
+        idle = dict.fromkeys(of_masks, "masks: dense") if self.masks == "dense" else {}
+        if self.rounds == 1:
+            idle["grow"] = "rounds: 1, before which nothing was pruned"
         if self.choose == "last":
             idle["choose_by"] = "choose: last"
         if self.masks == "one":

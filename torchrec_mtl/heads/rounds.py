@@ -70,10 +70,7 @@ class Rounds(nn.Module):
         """
         known = self.scores[tasks[0], list(candidates)].cpu()
         if not bool(known.isfinite().any()):
-            raise ValueError(
-                "no round has a score to choose by: the metric is undefined on the evaluation data (all its labels "
-                "are alike?); use other rows, or head.choose: last"
-            )
+            raise ValueError(f"none of the rounds {list(candidates)} has a score to choose by")
         worth = torch.where(known.isfinite(), known if better == "higher" else -known, -torch.inf)
         number = candidates[int(worth.argmax())]
         self.used[list(tasks)] = number

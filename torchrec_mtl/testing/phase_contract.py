@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,15 +23,22 @@ def check_phases(subject: Subject) -> None:
     for phase in phases:
         subject.require(phase.epochs >= 1, f"has a phase '{phase.name}' of {phase.epochs} epochs")
         subject.require(phase.steps is None or phase.steps >= 1, f"has a phase '{phase.name}' of {phase.steps} steps")
+        subject.require(phase.tasks is None or bool(phase.tasks), f"trains nothing in phase '{phase.name}'")
+        terms = {*head.term_names, *head.constraint_names}
+        only_tasks = not (phase.alternate and terms)
+        subject.require(only_tasks, f"has terms, which phase '{phase.name}' would never train: a step trains one task")
         unknown = sorted(set(phase.tasks or ()) - {*subject.tasks, *head.term_names, *head.constraint_names})
         subject.require(not unknown, f"trains unknown tasks in phase '{phase.name}': {', '.join(unknown)}")
     subject.require(phases[0].rewind == "none", "rewinds in its first phase, where there is nothing to go back from")
-    buffers = dict(head.named_buffers())
-    missing = [name for name in head.state_kept if name not in buffers]
-    subject.require(not missing, f"says that it keeps {', '.join(missing)}, but has no such buffers")
+    subject.require(not phases[-1].trial, "ends with a trial, which leaves a run without a best checkpoint")
+    buffers, state = dict(head.named_buffers()), head.state_dict()
+    missing = [name for name in head.state_kept if name not in buffers or name not in state]
+    subject.require(not missing, f"says that it keeps {', '.join(missing)}, but has no such buffers in its state dict")
     for number, phase in enumerate(phases):
         _check_active(subject, head, phase)
         _check_end(subject, head, phase, number)
+        if number + 1 < len(phases):
+            _check_resumed(subject, head, phases[number + 1])
     head.begin_phase(phases[-1])
     head.activate(None)
     _check_findings(subject, head)
@@ -79,6 +88,23 @@ def _check_end(subject: Subject, head: Head, phase: Phase, number: int) -> None:
         subject.require(numbers and isinstance(end.text, str), "ends a phase with more than a text and numbers")
 
 
+def _check_resumed(subject: Subject, head: Head, phase: Phase) -> None:
+    """A head that is loaded between two phases goes on as the one that was never stopped."""
+    loaded, inputs = subject.build(seed=1), subject.inputs()
+    loaded.load_state_dict(head.state_dict())
+    logits = []
+    for each in (head.eval(), loaded.eval()):
+        for _ in range(2):  # once an epoch
+            each.begin_phase(phase)
+        each.activate(phase.tasks)
+        with torch.no_grad():
+            logits.append(each(inputs).logits)
+    same = all(torch.equal(z, logits[1][task]) for task, z in logits[0].items())
+    told = [repr(list(each.findings())) for each in (head, loaded)]
+    subject.require(same and told[0] == told[1], "goes on otherwise once its state dict is loaded between two phases")
+    head.train()
+
+
 def _check_findings(subject: Subject, head: Head) -> None:
     for finding in head.findings():
         kinds = isinstance(finding, (TableFinding, MatrixFinding))
@@ -86,6 +112,9 @@ def _check_findings(subject: Subject, head: Head) -> None:
         rows = finding.rows if isinstance(finding, TableFinding) else finding.values
         even = all(len(row) == len(finding.columns) for row in rows)
         subject.require(even, f"has a finding '{finding.title}' whose rows are not as wide as its columns")
+        cells = [cell for row in rows for cell in row]
+        plain = all(isinstance(c, str) or (type(c) in {int, float} and not math.isinf(c)) for c in cells)
+        subject.require(plain, f"has a finding '{finding.title}' with cells that are no text and no finite number")
 
 
 def _copy(head: Head) -> dict[str, Tensor]:

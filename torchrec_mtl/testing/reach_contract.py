@@ -44,7 +44,7 @@ def check_tables(subject: Subject) -> None:
     if subject.head_class.tables == "own":
         return
     subject.require(bool(_moved_tables(subject, None)), "sends no gradient to any shared table")
-    if len(subject.tasks) < 2:  # no gradients to combine, no boundary
+    if len(subject.tasks) < 2 or subject.config.alternates:  # no gradients to combine, no boundary
         return
     for place in ("embeddings",) if subject.head_class.reads_features else ("embeddings", "representation"):
         moved = _moved_tables(subject, place)

@@ -35,7 +35,7 @@ _ALLOWED_NAMES = frozenset(
         ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
     }
 )
-_ORIGIN = "origin"
+_ORIGIN, _OLD = "origin", ".old"
 _OF_NUMPY = frozenset({torch.float32, torch.float64, torch.float16})  # bfloat16 is not
 
 
@@ -112,10 +112,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written, on all ranks.
         """
-        partial = self.folder / f".partial-{_name(step)}"
-        on_rank_0(lambda: self._prepare(partial))
-        with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
-            dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
+        partial = self._write(tensors, _name(step))
         on_rank_0(lambda: self._publish(partial, notes, step, best))
 
     def save_origin(self, tensors: Mapping[str, Any]) -> None:
@@ -124,10 +121,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written, on all ranks.
         """
-        partial = self.folder / f".partial-{_ORIGIN}"
-        on_rank_0(lambda: self._prepare(partial))
-        with _as_checkpoint_error(f"cannot save {self.folder / _ORIGIN}"):
-            dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
+        partial = self._write(tensors, _ORIGIN)
         on_rank_0(lambda: _replace(partial, self.folder / _ORIGIN))
 
     def load_origin(self, tensors: dict[str, Any]) -> None:
@@ -144,8 +138,12 @@ class Checkpoints:
 
     def index(self) -> dict[str, str]:
         """Return ``{"latest": name, "best": name}``, as far as there are any; torn checkpoints do not count."""
-        read = [(folder.name, _read_notes(folder)) for folder in sorted(self.folder.glob("step-*"))]
-        whole = [(name, stored) for name, stored in read if stored is not None]
+        read = {folder.name: _read_notes(folder) for folder in sorted(self.folder.glob("step-*"))}
+        whole = [
+            (name, stored)
+            for name, stored in read.items()
+            if stored is not None and (not name.endswith(_OLD) or read.get(name.removesuffix(_OLD)) is None)
+        ]
         best = [(name, stored) for name, stored in whole if stored["is_best"]]
         return {key: found[-1][0] for key, found in (("latest", whole), ("best", best)) if found}
 
@@ -179,6 +177,14 @@ class Checkpoints:
             _check_names(wanted, stored)
             dcp.load(wanted, storage_reader=TensorReader(str(path)))
 
+    def _write(self, tensors: Mapping[str, Any], name: str) -> Path:
+        """Write the tensors to a folder of another name, and return it."""
+        partial = self.folder / f".partial-{name}"
+        on_rank_0(lambda: self._prepare(partial))
+        with _as_checkpoint_error(f"cannot save {self.folder / name}"):
+            dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
+        return partial
+
     def _prepare(self, partial: Path) -> None:
         for torn in self.folder.glob(".partial-*"):
             shutil.rmtree(torn, ignore_errors=True)
@@ -197,8 +203,13 @@ class Checkpoints:
 
 
 def _replace(partial: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
+    """Put a whole checkpoint in the place of one of the same step, which stays usable until then."""
+    old = final.with_name(final.name + _OLD)
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
     os.replace(partial, final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _name(step: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -13,6 +13,10 @@ from torchrec_mtl.model import build_model
 from torchrec_mtl.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
+
+    from torch import Tensor
+
     from torchrec_mtl.training.session import Session
 
 _DENSE = "objective."
@@ -46,6 +50,9 @@ def rewind(session: Session, checkpoints: Checkpoints | None, *, tables: bool, u
             _begin_anew(session, tables=tables)
         else:
             checkpoints.load_origin(_parts(session, tables=tables))
+    if tables and session.device.type == "cuda":
+        # Rows that a GPU caches of tables in host memory are forgotten so.
+        session.model.load_state_dict(cast("OrderedDict[str, Tensor]", session.model.state_dict()))
     session.optimizers.set_step(updates)
 
 

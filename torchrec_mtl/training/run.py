@@ -174,7 +174,7 @@ def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint
     mark = fingerprint.model_dump(mode="json")
     if notes is None:
         return TrainState(data=mark)
-    state = TrainState(**notes)
+    state = TrainState(**{"updates": notes["step"], **notes})  # of before there were rewinds
     if difference := fingerprint.difference(Fingerprint.model_validate(state.data)):
         raise ValueError(
             f"the training data changed since step {state.step}: {difference}; a position in other data means nothing. "

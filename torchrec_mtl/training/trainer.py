@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 
 import torch
 
@@ -24,37 +23,11 @@ from torchrec_mtl.training.rewind import rewind, save_origin
 from torchrec_mtl.training.session import Session, take
 from torchrec_mtl.training.sinks import MetricSink, ProgressSink
 from torchrec_mtl.training.state import TrainState
-from torchrec_mtl.training.window import WindowMetrics
+from torchrec_mtl.training.window import StepSums, WindowMetrics
 
 
 class InterruptedTrainingError(Exception):
     """A rank was asked to stop; the state is saved."""
-
-
-@dataclass
-class _Window:
-    """Sums since the last log line, kept on the device: nothing is read back in a step.
-
-    A resumed run starts with an empty one, so its first line is a mean over fewer steps.
-    """
-
-    losses: torch.Tensor | None = None
-    steps: torch.Tensor | float = 0.0
-    rows: int = 0
-    start: float = field(default_factory=time.monotonic)
-
-    def add(self, output: StepOutput, on: torch.Tensor, rows: int) -> None:
-        """Take a step's losses [T], of the tasks and terms that ``on`` [T] marks."""
-        losses = output.losses * on
-        self.losses = losses if self.losses is None else self.losses + losses
-        self.steps = self.steps + on
-        self.rows += rows
-
-    def means(self) -> list[float]:
-        """Return [T]; nan of what no step trained."""
-        assert self.losses is not None, "a line comes after a step"
-        means: list[float] = (self.losses / self.steps).tolist()
-        return means
 
 
 class Trainer:
@@ -98,6 +71,11 @@ class Trainer:
         """
         state = self.state
         self.session.model.train()
+        if self.total_steps <= (before := sum(map(self._planned_steps, self.phases[:-1]))):
+            self._say(
+                f"train.max_steps = {self.total_steps} ends before the last phase, '{self.phases[-1].name}', which "
+                f"begins after step {before}: what is trained is no finished model"
+            )
         while not state.finished:
             self.session.objective.head.begin_phase(self._phase)
             self.session.objective.activate(self._phase.tasks)
@@ -106,7 +84,7 @@ class Trainer:
                 self._next_epoch()
 
     def _begin_windows(self) -> None:
-        self._window = _Window()
+        self._window = StepSums()
         self._metrics = WindowMetrics(self.session.config.tasks, rows=self.config.window)
 
     @property
@@ -147,9 +125,10 @@ class Trainer:
         """Set back what the next phase does not start with. What the last one found is saved already."""
         state = self.state
         self._begin_windows()
-        if self._phase.origin:
+        ways = {phase.rewind for phase in self.phases}
+        if self._phase.origin and ways != {"none"}:
             state.mark_origin()
-            save_origin(self.session, self.checkpoints, tables=any(p.rewind == "all" for p in self.phases))
+            save_origin(self.session, self.checkpoints, tables="all" in ways)
         how = self.phases[state.phase + 1].rewind
         state.begin_phase(rewind=how != "none", tables=how == "all")
         if how != "none":
@@ -202,7 +181,7 @@ class Trainer:
         windowed = self._metrics.compute()  # on all ranks
         if self.sinks:
             self._log(output.names, windowed)
-        self._window = _Window()
+        self._window = StepSums()
         self.session.objective.boundary.history.clear()
 
     def _log(self, names: Sequence[str], windowed: Mapping[str, float]) -> None:
@@ -244,15 +223,21 @@ class Trainer:
     def _end_phase(self, metrics: Metrics) -> None:
         """Let the head conclude; what it changes is saved with this step."""
         head = self.session.objective.head
+        before = [head.get_buffer(name).clone() for name in head.state_kept]
         end = head.end_phase(self._phase, metrics)
+        self.session.agree(head.state_kept)
+        after = [head.get_buffer(name) for name in head.state_kept]
+        if not all(map(torch.equal, before, after)):
+            self._saved_step = -1  # what was saved for the evaluation is no longer true
         if end is None:
             return
-        self.session.agree(head.state_kept)
-        self._saved_step = -1
         self._write(dict(end.values))
+        self._say(end.text)
+
+    def _say(self, text: str) -> None:
         for sink in self.sinks:
             if isinstance(sink, ProgressSink):
-                sink.say(end.text)
+                sink.say(text)
 
     def _evaluate(self, files: Sequence[DataFile]) -> tuple[bool, Metrics]:
         """Return whether the model is the best so far, and the metrics of the phase's tasks."""
@@ -265,7 +250,8 @@ class Trainer:
         if phase.trial:
             self.state.evaluated = self.state.step
             return False, metrics
-        return self.state.record(evaluation.value(self.config.monitor.metric), self.config.monitor), metrics
+        better = self.state.record(evaluation.value(self.config.monitor.metric), self.config.monitor)
+        return better and phase is self.phases[-1], metrics
 
     def _patience_is_over(self) -> bool:
         patience = self.config.monitor.patience

@@ -1,10 +1,12 @@
-"""Metrics over the last rows trained; worked out when a line is logged, not each step."""
+"""Losses and metrics over the last rows trained; worked out when a line is logged, not each step."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +15,32 @@ from torchrec_mtl.collectives import all_sum
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.training.metrics import CLIP, entropy, ratio
+
+
+@dataclass
+class StepSums:
+    """Sums since the last log line, kept on the device: nothing is read back in a step.
+
+    A resumed run starts with an empty one, so its first line is a mean over fewer steps.
+    """
+
+    losses: Tensor | None = None
+    steps: Tensor | float = 0.0
+    rows: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def add(self, output: StepOutput, on: Tensor, rows: int) -> None:
+        """Take a step's losses [T], of the tasks and terms that ``on`` [T] marks."""
+        losses = output.losses * on
+        self.losses = losses if self.losses is None else self.losses + losses
+        self.steps = self.steps + on
+        self.rows += rows
+
+    def means(self) -> list[float]:
+        """Return [T]; nan of what no step trained."""
+        assert self.losses is not None, "a line comes after a step"
+        means: list[float] = (self.losses / self.steps).tolist()
+        return means
 
 
 class WindowMetrics:

@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from torchrec_mtl.heads import masks
 from torchrec_mtl.heads.masks import pack, prune, prune_and_grow, rate_of_round, shuffled, unpack
 
 SIZES = [720 * 512, 512 * 256, 256 * 128]
@@ -47,13 +46,24 @@ def test_masks_need_not_be_contiguous(size):
 
 
 def test_a_mask_first_unpacked_in_an_evaluation_can_be_trained_with():
-    masks._eights.cache_clear()
     mask = random_mask(20)
     with torch.inference_mode():
         unpack(pack(mask), 20)
     weight = torch.ones(20, requires_grad=True)
     torch.where(unpack(pack(mask), 20), weight, torch.zeros(())).sum().backward()
     assert torch.equal(weight.grad, mask.float())
+
+
+def test_exporting_leaves_later_calls_as_they_were():
+    class Masked(torch.nn.Module):
+        def forward(self, x, bits):
+            return torch.where(unpack(bits, 20), x, torch.zeros(()))
+
+    mask, x = random_mask(20), torch.randn(3, 20)
+    program = torch.export.export(Masked(), (x, pack(mask)))
+    expected = torch.where(mask, x, torch.zeros(()))
+    assert torch.equal(Masked()(x, pack(mask)), expected)
+    assert torch.equal(program.module()(x, pack(mask)), expected)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.33126, 0.5, 0.9])

@@ -28,6 +28,23 @@ SPEND = task("spend", "regression", gate="buy")
         ({"chain": True}, [task("click"), task("buy", space="click")], "over all rows of 'click'"),
         ({}, [task("buy"), SPEND], "choose_by: the RMSE of spend needs .*gate.*set choose_by: loss"),
         ({"masks": "random", "choose": "any"}, [task("buy"), SPEND], "choose_by: the RMSE of spend"),
+        ({}, [task("click"), task("buy", weight=0)], "buy has weight 0, and its rounds would train nothing"),
+        (
+            {"batches": "alternate"},
+            [task("click"), task("buy", order={"below": "click"})],
+            "batches: alternate never trains buy and click in one step.*remove order",
+        ),
+        ({"masks": "dense", "density": 0.5}, [task("click")], "density: without effect with masks: dense; remove it"),
+        ({"masks": "dense", "warmup_steps": 9}, [task("click")], "warmup_steps: without effect with masks: dense"),
+        (
+            {"masks": "dense", "batches": "alternate", "mask_updates": False},
+            [task("click")],
+            "mask_updates: without effect with masks: dense",
+        ),
+        ({"mask_updates": False}, [task("click")], "mask_updates: without effect with batches: joint"),
+        ({"rounds": 1, "grow": 0.5}, [task("click")], "grow: without effect with rounds: 1"),
+        ({"choose": "last", "choose_by": "loss"}, [task("click")], "choose_by: without effect with choose: last"),
+        ({"masks": "one", "choose_by": "loss"}, [task("click")], "choose_by: without effect with masks: one"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_a_remedy(options, tasks, message):
@@ -45,6 +62,8 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(options, tasks, message
         ({"masks": "one"}, [task("buy"), SPEND]),
         ({"masks": "dense"}, [task("buy"), SPEND]),
         ({"chain": True}, [task("click")]),
+        ({"masks": "one"}, [task("click"), task("buy", weight=0)]),
+        ({"batches": "alternate", "mask_updates": False}, [task("click")]),
     ],
     ids=str,
 )
@@ -90,3 +109,13 @@ def test_files_to_evaluate_on_are_asked_for_where_rounds_are_chosen(head, needed
 def test_a_chain_has_one_logit_a_task():
     with pytest.raises(ValueError, match=r"ncs4cvr chains one logit .*\['watch'\] ask for more"):
         made({"click": 1, "watch": 2}, chain=True)
+
+
+def test_a_rule_that_compares_gradients_is_refused_where_steps_take_turns():
+    raw = make_config("unused.parquet", run_dir="unused")
+    raw["data"]["eval"] = raw["data"]["train"]
+    raw |= {"head": {"type": "ncs4cvr", "batches": "alternate"}, "gradient": {"type": "pcgrad"}}
+    with pytest.raises(ValueError, match="'pcgrad' compares the tasks' gradients of a step, and head 'ncs4cvr' gives"):
+        parse(raw)
+    parse(raw | {"gradient": {"type": "uncertainty"}})
+    parse(raw | {"head": {"type": "ncs4cvr"}})

@@ -150,8 +150,6 @@ def test_a_round_changes_nothing_but_what_is_kept():
         ({"choose_by": "loss"}, "loss", (0.1, 0.6, 0.5, 0.7), 2),
         ({"binary": (), "choose_by": "loss"}, "loss", (0.1, 0.6, 0.5, 0.4), 3),
         ({"choose": "last"}, "auc", (0.9, 0.8, 0.7), 3),
-        ({}, "auc", (0.9, math.nan, 0.8, math.nan), 2),
-        ({"choose": "any"}, "auc", (math.nan, 0.6, 0.8, 0.7), 2),
         ({}, "auc", (0.9, 0.7, 0.7, 0.7), 1),
     ],
     ids=str,
@@ -170,7 +168,7 @@ def test_a_task_takes_its_best_round(options, metric, values, expected):
 
 def test_one_mask_is_chosen_by_the_sum_of_the_losses():
     head = made(rounds=2, masks="one")
-    losses = {"all, round 1": (0.1, 0.9), "all, round 2": (0.4, 0.5)}
+    losses = {"all, round 0": (0.1, 0.1), "all, round 1": (0.1, 0.9), "all, round 2": (0.4, 0.5)}
     play(head, {name: {t: {"loss": v} for t, v in zip(TWO, found, strict=True)} for name, found in losses.items()})
     assert head.rounds.used.tolist() == [2, 2]
     masks = head.rounds.current()
@@ -188,10 +186,25 @@ def test_the_end_of_a_round_says_what_was_found():
     assert last.text == "click, round 1: 50.0% of 50 connections, auc 0.75000; click takes round 1 (50.0%)"
 
 
-def test_without_a_score_nothing_can_be_chosen():
+def test_a_round_that_cannot_be_scored_ends_the_run_at_once_with_the_remedies():
     head = made(rounds=2)
-    with pytest.raises(ValueError, match=r"no round has a score.*head\.choose: last"):
-        play(head, scores("click", "auc", 0.5, math.nan, math.nan), head.phases(1)[:3])
+    with pytest.raises(ValueError, match=r"click, round 0: auc is undefined on data\.eval.*--fresh"):
+        play(head, scores("click", "auc", math.nan), head.phases(1)[:1])
+
+
+def test_nothing_is_said_of_a_score_that_nobody_asked_for():
+    head = made(rounds=2, choose="last")
+    assert play(head, {}, head.phases(1)[:1])["click, round 0"].text == "click, round 0: 100.0% of 50 connections"
+
+
+def test_rounds_that_have_not_been_are_not_listed():
+    head = made(rounds=2)
+    play(head, scores("click", "auc", 0.5), head.phases(1)[:1])
+    assert [(row[0], row[1], row[5]) for row in head.findings()[0].rows] == [
+        ("click", 0, ""),
+        ("click", 1, "taken"),
+        ("buy", 0, "taken"),
+    ]
 
 
 def test_the_last_round_needs_no_evaluation():

@@ -190,3 +190,46 @@ def test_a_part_of_a_tensor_is_written_from_where_it_is(tmp_path: Path, monkeypa
     loaded = {"model": {name: torch.zeros_like(part) for name, part in parts.items()}}
     Checkpoints(tmp_path).load(loaded, "latest")
     assert all(torch.equal(loaded["model"][name], part) for name, part in parts.items())
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_kill_while_a_step_is_saved_again_leaves_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    checkpoints, calls, replace = saved(tmp_path, 4, keep=1), [], os.replace
+
+    def kill(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(tensors(9.0), {"step": 4}, step=4, best=True)
+    found = tensors(0.0)
+    checkpoints.load(found, "latest")
+    assert bool((found["model"]["head.bias"] == 4).all())
+    checkpoints.save(tensors(9.0), {"step": 4}, step=4, best=True)
+    checkpoints.load(found, "best")
+    assert bool((found["model"]["head.bias"] == 9).all())
+    assert steps(checkpoints) == ["04"]
+
+
+def test_an_origin_stays_and_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save_origin({"dense": tensors(3.0)["model"], "tables": tensors(5.0)["model"]})
+    assert checkpoints.index() == {}
+    for step in (1, 2):
+        checkpoints.save(tensors(step), {"step": step}, step=step, best=False)
+    found = {"dense": tensors(0.0)["model"]}
+    checkpoints.load_origin(found)
+    assert bool((found["dense"]["head.bias"] == 3).all())
+    with pytest.raises(CheckpointError, match="of another model"):
+        checkpoints.load_origin({"dense": {"head.bias": torch.zeros(3)}})
+
+
+def test_without_an_origin_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot load .*origin"):
+        Checkpoints(tmp_path).load_origin({"dense": tensors(0.0)["model"]})

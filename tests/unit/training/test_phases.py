@@ -9,15 +9,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from tests.runs import BATCH, SGD, open_run, raw_config, saved, write
+from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.heads.base import Phase, PhaseEnd
 from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.run import train
 from torchrec_mtl.training.session import Session
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.trainer import InterruptedTrainingError, Trainer
@@ -199,6 +202,37 @@ def test_the_end_of_a_phase_is_concluded_once(files: dict[str, str], tmp_path: P
     assert run.batches == [0, 1, 2, 3, 0, 1, 2, 3]
     ended = [saved(tmp_path, f"step-{step:09d}")["model.objective.head.ended"].item() for step in (4, 8)]
     assert ended == [1, 2]
+
+
+def test_only_the_last_phase_has_a_best_checkpoint(files: dict[str, str], tmp_path: Path) -> None:
+    run = Run(files, tmp_path, Phase("a", 1), Phase("b", 1))
+    with pytest.raises(InterruptedTrainingError):
+        run.fit(stop_after=6)
+    assert set(run.checkpoints.index()) == {"latest"}
+    run.fit()
+    assert run.checkpoints.index()["best"] == "step-000000008"
+
+
+def test_a_head_that_only_changes_what_it_keeps_is_saved_with_it(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(head: Planned, phase: Phase, metrics: object) -> None:
+        head.ended += 1
+
+    monkeypatch.setattr(Planned, "end_phase", change)
+    Run(files, tmp_path, Phase("a", 1)).fit()
+    assert saved(tmp_path)["model.objective.head.ended"].item() == 1
+
+
+def test_a_run_that_ends_before_its_last_phase_says_so(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, expected in ((4, True), (5, False)):
+        run = Run(files, tmp_path / str(steps), Phase("a", 1), Phase("last", 1), max_steps=steps)
+        run.raw["data"] |= {"streams": 8}
+        train(parse(run.raw), torch.device("cpu"), console=Console())
+        said = "max_steps = 4 ends before the last phase, 'last', which begins after step 4" in capsys.readouterr().out
+        assert said == expected
 
 
 def test_max_steps_ends_a_run_within_its_phases(files: dict[str, str], tmp_path: Path) -> None:
