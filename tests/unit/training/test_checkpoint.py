@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
-from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
+from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints, _MetadataUnpickler
 from torchrec_mtl.training.distributed import process_group
 
 
@@ -146,6 +148,35 @@ def test_crafted_metadata_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"refused posix\.system"):
         checkpoints.load(tensors(0.0), "latest")
     assert not proof.exists()
+
+
+class ByName:
+    """Pickles as members of enumerations do in the first releases of Python 3.11: by ``getattr``."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.parts = owner, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self.parts
+
+
+def test_members_of_enumerations_may_be_pickled_by_name() -> None:
+    stored = io.BytesIO(pickle.dumps(ByName(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT")))
+    assert _MetadataUnpickler(stored).load() is _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (_MEM_FORMAT_ENCODING, "__class__"),
+        (_MEM_FORMAT_ENCODING, "mro"),
+        (torch.Size, "__subclasses__"),
+        ("text", "format"),
+    ],
+)
+def test_nothing_else_is_reached_by_name(owner: object, name: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=f"refused getattr of {name}"):
+        _MetadataUnpickler(io.BytesIO(pickle.dumps(ByName(owner, name)))).load()
 
 
 def test_pickled_entries_are_refused(tmp_path: Path) -> None:
