@@ -37,7 +37,7 @@ class DenseOptimConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Factor on both learning rates, a function of the step alone."""
+    """Factor on both learning rates, a function of the step alone; it spans one phase of a head that has several."""
 
     type: Literal["constant", "cosine", "step"] = "constant"
     warmup: Fraction = 0.0
@@ -73,9 +73,9 @@ class TrainConfig(Config):
     """The course of training."""
 
     epochs: PositiveInt = 1
-    """Passes over the training data."""
+    """Passes over the training data; a head with several phases says which of them this is for."""
     max_steps: PositiveInt | None = None
-    """Stop after this many steps in all; the schedules then end there too."""
+    """Stop after this many steps of all phases; the schedules then end there too."""
     seed: NonNegativeInt = 0
     """Of initial values, order of rows, and noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
