@@ -78,6 +78,7 @@ class NCS4CVR(HeadOfKinds):
         self._seed = torch.initial_seed()
         self._growing: int | None = None
         self._computed: tuple[int, ...] = ()
+        self._subset: Tensor | None = None
         self.activate(None)
 
     @property
@@ -88,7 +89,7 @@ class NCS4CVR(HeadOfKinds):
     def forward(self, representation: Representation) -> HeadOutput:
         """Return logits; of the tasks that are not active, zeros."""
         x, tasks = representation.by_task(), self._computed
-        index = None if len(tasks) == self.num_tasks else self._index(tasks)
+        index = None if self._subset is None else self._subset.to(x.device)
         if index is not None and x.dim() == 3:
             x = x[index]
         weights = self.layers.masked(self._masks(index))
@@ -129,6 +130,8 @@ class NCS4CVR(HeadOfKinds):
         """Compute only these tasks, and those before them in a chain, from now on."""
         wanted = self._with_chain(self.tasks if tasks is None else tasks)
         self._computed = tuple(k for k, task in enumerate(self.tasks) if task in wanted)
+        # Made here and not in forward, where each step would wait for the copy to a GPU.
+        self._subset = None if len(self._computed) == self.num_tasks else self._index(self._computed)
 
     def set_progress(self, fraction: float, step: int) -> None:
         """Count the last step's gradients towards the connections that come back."""
@@ -281,14 +284,10 @@ class NCS4CVR(HeadOfKinds):
         return chosen
 
     def _rounds_table(self) -> TableFinding:
-        scores = self.rounds.scores.where(self.rounds.scores.isfinite(), torch.nan).tolist()
-        used = self.rounds.used.tolist()
         rows = [
-            (name, r, self.rounds.density(tasks[0], r), self._metric(tasks), scores[tasks[0]][r], "taken" * taken)
+            (name, number, density, self._metric(tasks), score, "taken" if used else "")
             for name, tasks in self._groups.items()
-            for r in range(self._num_rounds + 1)
-            if self.rounds.density(tasks[0], r) > 0  # those that have been
-            for taken in (used[tasks[0]] == r,)
+            for number, density, score, used in self.rounds.made(tasks[0])
         ]
         return TableFinding(
             "Rounds of pruning",

@@ -76,6 +76,16 @@ class Rounds(nn.Module):
         self.used[list(tasks)] = number
         return number
 
+    def made(self, task: int) -> list[tuple[int, float, float, bool]]:
+        """Return number, density, score (nan where there is none), and whether it is used, of the rounds so far."""
+        densities = [self.density(task, number) for number in range(self.num_rounds + 1)]
+        scores, used = self.scores[task].tolist(), int(self.used[task])
+        return [
+            (number, density, score if math.isfinite(score) else math.nan, number == used)
+            for number, (density, score) in enumerate(zip(densities, scores, strict=True))
+            if density > 0
+        ]
+
     def density(self, task: int, number: int) -> float:
         """Return the share of the connections that a round's mask has."""
         return float(self.of_round(task, number).float().mean())

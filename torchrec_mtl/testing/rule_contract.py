@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
 from torchrec_mtl.testing.rule_ranks import check_rules_on_ranks
+from torchrec_mtl.testing.rule_subject import Call, RuleSubject, make_calls, seeded
 
 # Shapes: G groups of tables, K tasks, S seeds.
 
@@ -20,79 +20,6 @@ _SEEDS = 32  # of a rule that draws, whose weights are compared in the mean
 _SIGMAS = 6.0
 
 Reordered = Callable[[RuleConfig, Sequence[str]], RuleConfig]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What a rule is told in one step."""
-
-    name: str
-    gramian: Tensor
-    losses: Tensor
-
-    def permuted(self, order: Sequence[int]) -> _Call:
-        return replace(self, gramian=self.gramian[:, order][:, :, order], losses=self.losses[order])
-
-    def scaled(self, factor: float, *, losses: bool) -> _Call:
-        if losses:
-            return replace(self, losses=self.losses * factor)
-        return replace(self, gramian=self.gramian * factor**2)
-
-
-@dataclass(frozen=True)
-class _Subject:
-    rule_class: type[GradientRule]
-    config: RuleConfig
-    tasks: tuple[str, ...]
-    num_groups: int = 1
-
-    def require(self, condition: bool, message: str) -> None:
-        if not condition:
-            raise AssertionError(f"{self.rule_class.__name__} {message}")
-
-    @property
-    def acts_on_losses(self) -> bool:
-        return self.rule_class.needs == "losses"
-
-    def make(self) -> GradientRule:
-        if self.num_groups == 1:
-            return self.rule_class(self.config, self.tasks)
-        return self.rule_class(self.config, self.tasks, num_groups=self.num_groups)
-
-    def ask(self, rule: GradientRule, call: _Call) -> Tensor:
-        return rule.weights(call.gramian if self.rule_class.needs == "gramian" else None, call.losses)
-
-    def run(self, calls: Sequence[_Call], *, seed: int = 0, rule: GradientRule | None = None) -> list[Tensor]:
-        """Return the weights [G, K] of each step."""
-        rule = rule or self.make()
-        weights = []
-        for step, call in enumerate(calls):
-            with _seeded(seed, step):
-                answer = self.ask(rule, call).detach().clone()
-            weights.append(answer.expand(self.num_groups, -1))
-        return weights
-
-    def difference(self, call: _Call, one: Tensor, other: Tensor) -> Tensor:
-        """Return [..., G], how far two combinations [..., G, K] of the gradients are from each other.
-
-        In parts of what the weighted gradients are long: other weights of gradients that depend on each other, or are
-        0, are no other combination.
-        """
-        size = torch.eye(len(self.tasks), dtype=torch.float64).expand(self.num_groups, -1, -1)
-        if self.rule_class.needs == "gramian":
-            size = call.gramian.double()
-        gap, lengths = one.double() - other.double(), size.diagonal(dim1=1, dim2=2).sqrt()
-        reach = (torch.maximum(one.abs(), other.abs()).double() * lengths).sum(-1)
-        distance = torch.einsum("...gk,gkl,...gl->...g", gap, size, gap).clamp_min(0).sqrt()
-        return distance / reach.clamp_min(1e-300)
-
-
-@contextmanager
-def _seeded(seed: int, step: int) -> Iterator[None]:
-    """Seed torch's CPU generator as the boundary does before each call."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(1000 * seed + step)
-        yield
 
 
 def check_rule(
@@ -130,11 +57,11 @@ def check_rule(
         >>> from torchrec_mtl.gradients.htlnet import HTLNetRule
         >>> check_rule(HTLNetRule, HTLNetRule.Config(core="watch"), ["click", "watch"])
     """
-    subject = _Subject(rule_class, config, tuple(tasks))
+    subject = RuleSubject(rule_class, config, tuple(tasks))
     _check_class(subject)
     for num_groups in (1, 3) if rule_class.groups == "table" else (1,):
         grouped = replace(subject, num_groups=num_groups)
-        calls = _calls(len(tasks), num_groups)
+        calls = make_calls(len(tasks), num_groups)
         _check_weights(grouped, calls)
         _check_arguments(grouped, calls)
         _check_draws(grouped, calls)
@@ -149,45 +76,7 @@ def check_rule(
         check_rules_on_ranks([(rule_class, config)], tasks, world_size=world_size)
 
 
-def _calls(num_tasks: int, num_groups: int) -> list[_Call]:
-    """Return the cases that go wrong, in the order of a run's steps, the plain ones more than once."""
-    generator = torch.Generator().manual_seed(0)
-    calls = []
-    for gramian in (gramians := _gramians(num_tasks, num_groups, generator)):
-        losses = torch.rand(num_tasks, generator=generator) + 0.5
-        gone = gramians[gramian].diagonal(dim1=1, dim2=2).sum(0) == 0
-        calls.append(_Call(gramian, gramians[gramian], losses.masked_fill(gone, 0.0)))
-    plain = [replace(c, losses=c.losses * 0.9) for c in calls[:2]]
-    return [*calls, *plain, replace(calls[0], name="losses of very different size", losses=_spread(num_tasks))]
-
-
-def _spread(num_tasks: int) -> Tensor:
-    return 1e-4 * 1e4 ** (torch.arange(num_tasks) / (num_tasks - 1) * 2)
-
-
-def _gramians(num_tasks: int, num_groups: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return Gramians [G, K, K] by name."""
-    random = torch.randn(num_groups, num_tasks, 40, generator=generator)
-    common = torch.randn(num_groups, 1, 40, generator=generator)
-    signs = torch.ones(num_tasks)
-    signs[1::2] = -1
-    cases = {
-        "random gradients": random,
-        "agreeing gradients": random + 2 * common,
-        "opposing gradients": random + 2 * common * signs.view(-1, 1),
-        "gradients of very different size": random * 10.0 ** torch.arange(num_tasks).view(-1, 1),
-        "equal gradients": common.expand(-1, num_tasks, -1),
-        "opposed gradients": common * signs.view(-1, 1),
-        "no gradient at all": torch.zeros(num_groups, num_tasks, 1),
-        **{f"no gradient of task {k}": random * (torch.arange(num_tasks) != k).view(-1, 1) for k in range(num_tasks)},
-        **{f"a gradient of task {k} alone": random * (torch.arange(num_tasks) == k).view(-1, 1) for k in (0, 1)},
-        "tiny gradients": random * 1e-8,
-        "huge gradients": random * 1e8,
-    }
-    return {name: x @ x.transpose(1, 2) for name, x in cases.items()}
-
-
-def _check_class(subject: _Subject) -> None:
+def _check_class(subject: RuleSubject) -> None:
     rule_class = subject.rule_class
     subject.require(len(subject.tasks) >= 2, "cannot be checked with fewer than two tasks")
     subject.require(issubclass(rule_class, GradientRule), "does not derive from GradientRule")
@@ -199,10 +88,10 @@ def _check_class(subject: _Subject) -> None:
     )
 
 
-def _check_weights(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_weights(subject: RuleSubject, calls: Sequence[Call]) -> None:
     num_tasks, groups, rule = len(subject.tasks), subject.num_groups, subject.make()
     for step, call in enumerate(copy.deepcopy(list(calls))):
-        with _seeded(0, step):
+        with seeded(0, step):
             weights = subject.ask(rule, call)
         subject.require(
             tuple(weights.shape) in {(groups, num_tasks), (num_tasks,)} and weights.dtype == torch.float32,
@@ -212,14 +101,14 @@ def _check_weights(subject: _Subject, calls: Sequence[_Call]) -> None:
         subject.require(bool(weights.isfinite().all()), f"returns weights that are not finite for {call.name}")
 
 
-def _check_arguments(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_arguments(subject: RuleSubject, calls: Sequence[Call]) -> None:
     given = copy.deepcopy(list(calls))
     subject.run(given)
     same = all(torch.equal(a.gramian, b.gramian) and torch.equal(a.losses, b.losses) for a, b in zip(given, calls))
     subject.require(same, "changes its arguments")
 
 
-def _check_draws(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_draws(subject: RuleSubject, calls: Sequence[Call]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         first = subject.run(calls)
@@ -232,7 +121,7 @@ def _check_draws(subject: _Subject, calls: Sequence[_Call]) -> None:
     )
 
 
-def _check_memory(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_memory(subject: RuleSubject, calls: Sequence[Call]) -> None:
     lasting, middle = subject.make(), len(calls) // 2
     shapes = _shapes(lasting)
     subject.run(calls[:middle], rule=lasting)
@@ -254,11 +143,11 @@ def _shapes(rule: GradientRule) -> dict[str, tuple[tuple[int, ...], torch.dtype]
     return {name: (tuple(value.shape), value.dtype) for name, value in rule.state_dict().items()}
 
 
-def _check_graph(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_graph(subject: RuleSubject, calls: Sequence[Call]) -> None:
     """Memory holds no graph, and a training step's gradients reach every parameter, finite."""
     rule = subject.make()
     for call in calls:
-        with _seeded(0, 0):
+        with seeded(0, 0):
             objective = (subject.ask(rule, call) * call.losses).sum()
         penalty = rule.penalty()
         if penalty is not None:
@@ -282,7 +171,7 @@ def _check_graph(subject: _Subject, calls: Sequence[_Call]) -> None:
             )
 
 
-def _check_host(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_host(subject: RuleSubject, calls: Sequence[Call]) -> None:
     """On the meta device there are no values to read."""
     rule = subject.make().to("meta")
     try:
@@ -296,7 +185,7 @@ def _check_host(subject: _Subject, calls: Sequence[_Call]) -> None:
         ) from error
 
 
-def _check_scale(subject: _Subject, calls: Sequence[_Call]) -> None:
+def _check_scale(subject: RuleSubject, calls: Sequence[Call]) -> None:
     expected = subject.run(calls)
     for factor in (0.25, 4.0):  # powers of two: no rounding
         scaled = [call.scaled(factor, losses=subject.acts_on_losses) for call in calls]
@@ -308,7 +197,7 @@ def _check_scale(subject: _Subject, calls: Sequence[_Call]) -> None:
             )
 
 
-def _check_order(subject: _Subject, calls: Sequence[_Call], reordered: Reordered | None) -> None:
+def _check_order(subject: RuleSubject, calls: Sequence[Call], reordered: Reordered | None) -> None:
     order = [*range(1, len(subject.tasks)), 0]
     tasks = tuple(subject.tasks[i] for i in order)
     config = subject.config if reordered is None else reordered(subject.config, tasks)
@@ -329,6 +218,6 @@ def _check_order(subject: _Subject, calls: Sequence[_Call], reordered: Reordered
         )
 
 
-def _draws(subject: _Subject, calls: Sequence[_Call]) -> bool:
+def _draws(subject: RuleSubject, calls: Sequence[Call]) -> bool:
     runs = [subject.run(calls, seed=seed) for seed in range(4)]
     return any(not torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
