@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -40,6 +40,7 @@ def features_spec(features: FeaturesConfig, sharing: Sharing, tasks: Sequence[st
         target = feature.target if isinstance(feature, SequenceConfig) else None
         behavior = (feature.behavior or feature.name) if isinstance(feature, SequenceConfig) else None
         length = feature.max_length if isinstance(feature, SequenceConfig) else 0
+        gaps = isinstance(feature, SequenceConfig) and feature.times is not None
         return [
             FieldSpec(
                 name=_owned(feature.name, task),
@@ -50,6 +51,7 @@ def features_spec(features: FeaturesConfig, sharing: Sharing, tasks: Sequence[st
                 behavior=behavior,
                 target=target and _owned(target, task),
                 max_length=length,
+                gaps=gaps,
             )
             for copy, task in table_copies(feature.table, sharing, tasks)
         ]
@@ -284,6 +286,9 @@ class FeatureReader:
         for f in self.spec.fields:
             if f.name in jagged:
                 fields[f.name] = jagged[f.name].pooled(self._pooling[f.table.split("@")[0]])
+        for s in self.spec.sequences:
+            if s.gaps:  # one column, whichever tasks' tables the ids are looked up in
+                jagged[s.name] = replace(jagged[s.name], gaps=batch.gaps[s.name.split("@")[0]])
         return Features(
             fields=fields,
             sequences={s.name: jagged[s.name] for s in self.spec.sequences},

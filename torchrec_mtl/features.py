@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchrec_mtl.config.features import Side
+from torchrec_mtl.config.features import GAP_BUCKETS, Side
 from torchrec_mtl.noise import Noise
+
+__all__ = ["GAP_BUCKETS", "DenseSpec", "Features", "FeaturesSpec", "FieldSpec", "Jagged"]
 
 # Shapes: B batch, N positions of all sequences of the batch together, D0 dense columns, d width of a table.
 
@@ -28,6 +30,7 @@ class FieldSpec:
         behavior: type of behaviour; None for a pooled field.
         target: pooled field of the scored item, for sequences.
         max_length: longest sequence; 0 for a pooled field.
+        gaps: whether the sequence says how long ago each of its ids was.
     """
 
     name: str
@@ -38,6 +41,7 @@ class FieldSpec:
     behavior: str | None = None
     target: str | None = None
     max_length: int = 0
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,13 @@ class Jagged:
     Attributes:
         values: [N, d].
         lengths: [B].
+        gaps: [N] int64, how long ago each was, in ``GAP_BUCKETS`` buckets of floor(log2(1 + seconds)); None where the
+            data do not say.
     """
 
     values: Tensor
     lengths: Tensor
+    gaps: Tensor | None = None
 
     def pooled(self, how: str) -> Tensor:
         """Return [B, d]: ``sum`` or ``mean`` over each sequence; zeros for an empty one."""

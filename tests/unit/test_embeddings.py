@@ -1,5 +1,6 @@
 """Tables, their initialisation, and the way back from TorchRec's outputs to named features."""
 
+import dataclasses
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ TASKS = ("click", "buy")
 B = 5
 
 
-def make_features(tables=("user", "item", "tag"), pooling="mean") -> FeaturesConfig:
+def make_features(tables=("user", "item", "tag"), pooling="mean", dated=False) -> FeaturesConfig:
     """User ids in the EBC, tags (lists) there too; item ids and tags of a history in the EC beside the sequences."""
+    moments = {"seen": {"times": "seen_at", "now": "now"}} if dated else {}
     every = {
         "user": {"name": "user", "rows": 20, "dim": 3},
         "tag": {"name": "tag", "rows": 9, "dim": 2, "pooling": pooling},
@@ -28,7 +30,9 @@ def make_features(tables=("user", "item", "tag"), pooling="mean") -> FeaturesCon
         {
             "tables": [every[name] for name in tables],
             "sparse": [{"name": f, "table": t} for f, t in sparse if t in tables],
-            "sequences": [{"name": f, "table": t, "max_length": 4} for f, t in sequences if t in tables],
+            "sequences": [
+                {"name": f, "table": t, "max_length": 4, **moments.get(f, {})} for f, t in sequences if t in tables
+            ],
             "dense": ["age"],
         }
     )
@@ -108,6 +112,27 @@ def test_features_equal_direct_look_ups(sharing, tables, tasks, pooling):
     assert found.valid is batch.valid
     assert (found.noise.seed, found.noise.step, found.noise.global_size) == (6, 4, 20)
     assert torch.equal(found.noise.rows, batch.rows)
+
+
+@pytest.mark.parametrize("sharing", ["shared", "own", "both"])
+def test_gaps_lie_beside_the_embeddings_of_their_sequence_in_every_copy(sharing):
+    plain, dated = make_features(), make_features(dated=True)
+    batch, ids = make_batch(dated)
+    gaps = {"seen": torch.tensor([i % 32 for row in ids["seen"] for i in row])}
+    batch = dataclasses.replace(batch, gaps=gaps)
+    embeddings = Embeddings(dated, sharing, TASKS, device="cpu")
+    found, without = (
+        reader.features(reader.read(*embeddings(batch)), batch, seed=6)
+        for reader in (FeatureReader(dated, sharing, TASKS), FeatureReader(plain, sharing, TASKS))
+    )
+    for spec in found.spec.sequences:
+        sequence = found.sequences[spec.name]
+        assert torch.equal(sequence.values, without.sequences[spec.name].values)
+        assert spec.gaps == spec.name.startswith("seen")
+        assert sequence.gaps is (gaps["seen"] if spec.gaps else None)
+        assert without.sequences[spec.name].gaps is None
+    for name, x in found.fields.items():
+        assert torch.equal(x, without.fields[name])
 
 
 @pytest.mark.parametrize("sharing", ["shared", "own", "both"])

@@ -1,5 +1,7 @@
 """Features are read by key; own tables go by plain names; sequences are pooled row by row."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -82,6 +84,17 @@ def test_a_task_sees_its_own_tables_under_plain_names():
     assert list(features.select(task="buy").fields) == ["user_id"]
 
 
+def test_gaps_stay_with_their_sequence():
+    features = make_features()
+    gaps = torch.tensor([3, 0, 31])
+    dated = {name: dataclasses.replace(x, gaps=gaps) for name, x in features.sequences.items()}
+    spec = tuple(dataclasses.replace(s, gaps=True) for s in features.spec.sequences)
+    features = dataclasses.replace(features, sequences=dated, spec=dataclasses.replace(features.spec, sequences=spec))
+    for kept in (features.select(task="click"), features.select(shared=True), features.select(side="user")):
+        assert kept.spec.sequences[0].gaps
+        assert kept.sequences["seen"].gaps is gaps
+
+
 def test_names_and_side_of_a_task_are_plain():
     features = make_features()
     assert list(features.select(task="click", names=["item_id", "seen"]).fields) == ["item_id"]
@@ -98,6 +111,7 @@ def test_names_of_shared_tables_leave_own_ones_out():
 def test_pooling_equals_a_loop_over_rows(lengths, how):
     values = torch.randn(sum(lengths), 3, generator=torch.Generator().manual_seed(0))
     found = Jagged(values, torch.tensor(lengths)).pooled(how)
+    assert torch.equal(found, Jagged(values, torch.tensor(lengths), torch.arange(sum(lengths))).pooled(how))
     assert found.shape == (len(lengths), 3)
     for row, piece in zip(found, values.split(lengths)):
         expected = torch.zeros(3) if len(piece) == 0 else piece.mean(0) if how == "mean" else piece.sum(0)

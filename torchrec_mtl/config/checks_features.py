@@ -17,7 +17,7 @@ _OF_SEQUENCES = frozenset({"table_wise", "row_wise", "column_wise"})  # what Tor
 
 def check_features(draft: Draft) -> Iterator[str]:
     """Yield what is wrong with names, tables, and what features read."""
-    return chain(_names(draft), _tables(draft), _feeding(draft), _targets(draft), _leaks(draft))
+    return chain(_names(draft), _tables(draft), _feeding(draft), _targets(draft), _moments(draft), _leaks(draft))
 
 
 def _names(draft: Draft) -> Iterator[str]:
@@ -86,14 +86,42 @@ def _targets(draft: Draft) -> Iterator[str]:
             yield f"features.sequences.{i}.target: no sparse feature is called '{sequence.target}'.{hint}"
 
 
+def _moments(draft: Draft) -> Iterator[str]:
+    """How long ago an event was takes two moments, and a unit is of no use without them."""
+    for i, sequence in draft.sequences.items():
+        path = f"features.sequences.{i}"
+        if sequence.times is not None and sequence.now is None:
+            yield (
+                f"{path}.now: missing; 'times' ('{sequence.times}') are compared with the row's own moment, name its "
+                "column here"
+            )
+        elif sequence.now is not None and sequence.times is None:
+            yield (
+                f"{path}.times: missing; 'now' ('{sequence.now}') is compared with the moments of the ids, name their "
+                "column here, or remove 'now'"
+            )
+        elif sequence.times is None and sequence.time_unit != "s":
+            yield f"{path}.time_unit: '{sequence.time_unit}' of no columns; name these in 'times' and 'now'"
+
+
 def _leaks(draft: Draft) -> Iterator[str]:
     secret = {t.label: f"the label of task '{t.name}'" for t in draft.tasks.values()}
     if draft.data is not None:
         secret |= dict.fromkeys(draft.data.outcomes, "declared in data.outcomes")
+    for path, column in _columns(draft):
+        if column in secret:
+            yield f"{path}: reads column '{column}', {secret[column]}, unknown when predicting; remove it"
+
+
+def _columns(draft: Draft) -> Iterator[tuple[str, str]]:
+    """Yield (path, column) of all that the model reads."""
     for path, feature in _features(draft):
-        if feature.source in secret:
-            why = secret[feature.source]
-            yield f"{path}: reads column '{feature.source}', {why}, unknown when predicting; remove it"
+        yield path, feature.source
+    for i, sequence in draft.sequences.items():
+        if sequence.times is not None:
+            yield f"features.sequences.{i}.times", sequence.times
+        if sequence.now is not None:
+            yield f"features.sequences.{i}.now", sequence.now
 
 
 def _features(draft: Draft) -> Iterator[tuple[str, SparseConfig | SequenceConfig | DenseConfig]]:

@@ -9,9 +9,13 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 from torchrec_mtl.config.base import Config, Name
 
 Side = Literal["user", "item", "context"]
+TimeUnit = Literal["ns", "us", "ms", "s", "min", "h", "d"]
 Sharding = Literal[
     "table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard"
 ]  # no data_parallel: such tables are not fused
+
+GAP_BUCKETS = 32
+"""How long ago an event was, in buckets: floor(log2(1 + seconds)); the last begins after 68 years."""
 
 
 class TableConfig(Config):
@@ -73,6 +77,12 @@ class SequenceConfig(Config):
     """Sparse feature of the item that is scored, for target attention."""
     encode: Literal["auto", "id", "hash"] = "auto"
     """As for sparse features."""
+    times: Name | None = None
+    """Column with the moment of each id, a list as long; the bottom then knows how long ago each was."""
+    now: Name | None = None
+    """Column with the row's own moment; goes with ``times``."""
+    time_unit: TimeUnit = "s"
+    """What both columns count."""
 
     @property
     def source(self) -> str:

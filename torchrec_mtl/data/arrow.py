@@ -38,15 +38,17 @@ def to_doubles(array: pa.Array) -> Doubles:
     return doubles
 
 
-def split_lists(array: pa.Array) -> tuple[Ints, Ints, pa.Array]:
-    """Take a list column apart, without nulls: a null list is empty, a null element is left out.
+def list_bounds(array: pa.Array) -> tuple[Ints, Ints, pa.Array]:
+    """Take a list column apart: a null list is empty.
 
     Args:
-        array: [N] lists.
+        array: [N] lists, or nulls of no type.
 
     Returns:
         [N] where each row's elements start, [N] how many there are, and the elements [M] that these point into.
     """
+    if pa.types.is_null(array.type):  # a column without any value
+        return np.zeros(len(array), np.int64), np.zeros(len(array), np.int64), pa.nulls(0)
     if pa.types.is_fixed_size_list(array.type):
         offsets = (array.offset + np.arange(len(array) + 1)) * array.type.list_size
     else:
@@ -56,7 +58,14 @@ def split_lists(array: pa.Array) -> tuple[Ints, Ints, pa.Array]:
     starts, ends = offsets[:-1] - first, offsets[1:] - first
     if array.null_count:  # a null list may own elements
         ends = np.where(array.is_null().to_numpy(zero_copy_only=False), starts, ends)
+    return starts, ends - starts, elements
+
+
+def split_lists(array: pa.Array) -> tuple[Ints, Ints, pa.Array]:
+    """As ``list_bounds``, and null elements are left out."""
+    starts, lengths, elements = list_bounds(array)
     if elements.null_count:
         kept = np.concatenate([[0], np.cumsum(elements.is_valid().to_numpy(zero_copy_only=False))])
-        starts, ends, elements = kept[starts], kept[ends], elements.drop_null()
-    return starts, ends - starts, elements
+        starts, ends, elements = kept[starts], kept[starts + lengths], elements.drop_null()
+        lengths = ends - starts
+    return starts, lengths, elements

@@ -56,6 +56,7 @@ def make_batch(
         step=step,
         global_size=global_size,
         full=len(rows) == size,
+        gaps=_gaps(rows),
     )
 
 
@@ -89,6 +90,12 @@ def make_kjt(rows: Rows, keys: Sequence[str], size: int) -> KeyedJaggedTensor:
         stride=size,
         length_per_key=[len(part) for part in parts],  # spares TorchRec a sum over lengths on the device
     )
+
+
+def _gaps(rows: Rows) -> dict[str, Tensor]:
+    """Return the buckets of the sequences that have any, in the order of the values of ``make_kjt``."""
+    flat = {name: jagged.flat_gaps for name, jagged in rows.lists.items()}
+    return {name: torch.from_numpy(gaps.astype(np.int64)) for name, gaps in flat.items() if gaps is not None}
 
 
 def _by_feature(rows: Rows, names: Sequence[str]) -> tuple[Ints, Bools | None]:

@@ -28,6 +28,8 @@ class Batch(Pipelineable):
         step: number of the global batch, counted over epochs; seeds the noise.
         global_size: rows of the global batch, padding included.
         full: no row is padding; known without reading ``valid`` back from a device.
+        gaps: sequence -> [N] int64; how long ago each id was, in ``GAP_BUCKETS`` buckets, laid out as the values of its
+            key in ``sequences``. Sequences without ``times`` have none.
     """
 
     dense: Tensor
@@ -41,6 +43,7 @@ class Batch(Pipelineable):
     step: int
     global_size: int
     full: bool = False
+    gaps: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
@@ -67,4 +70,5 @@ class Batch(Pipelineable):
             step=self.step,
             global_size=self.global_size,
             full=self.full,
+            gaps={name: change(values) for name, values in self.gaps.items()},
         )

@@ -99,7 +99,7 @@ class _Collector:
         for label in self._labels.values():
             label.add(labels, weights, problems)
         for ids in self._encoder.ids:
-            self._ids[ids.feature.name].add(ids, get_array(table, ids.feature.source), problems)
+            self._ids[ids.feature.name].add(ids, table, problems)
 
     def finish(self, problems: Problems, *, training: bool) -> None:
         """Judge what takes all tables to judge."""
@@ -229,14 +229,14 @@ class _IdCollector:
         self._table_rows = table_rows
         self._seen = np.zeros(table_rows, bool) if table_rows <= _MOST_ROWS_COUNTED else None
 
-    def add(self, encoder: IdEncoder, array: pa.Array, problems: Problems) -> None:
-        """Add one column."""
-        encoded = encoder.encode(array, problems)
+    def add(self, encoder: IdEncoder, table: pa.Table, problems: Problems) -> None:
+        """Add the feature of one table."""
+        encoded = encoder.encode(table, problems)
         if isinstance(encoded, Jagged):
             values, empty = encoded.flat, int((encoded.lengths == 0).sum())
         else:
             values = encoded.values if encoded.present is None else encoded.values[encoded.present]
-            empty = len(array) - len(values)
+            empty = table.num_rows - len(values)
         self._ids += len(values)
         self._empty += empty
         self._largest = max(self._largest, int(values.max(initial=-1)))

@@ -14,7 +14,7 @@ from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseC
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.data.arrow import is_list, is_string
 
-Role = Literal["ids", "sequence", "number", "key"]
+Role = Literal["ids", "sequence", "number", "key", "times", "moment"]
 
 _WANTED = {
     "id": "integers, or lists of them (encode: hash takes strings)",
@@ -22,9 +22,12 @@ _WANTED = {
     "sequence": "lists of integers or strings",
     "number": "numbers or booleans",
     "key": "integers or strings",
+    "times": "lists of integers or floats",
+    "moment": "integers or floats",
 }
 _LISTS, _NULLS = "lists of", "nulls"
 _FLOAT_IDS = " (pandas writes integers with nulls as floats: use its type 'Int64')"
+_DATES = " (cast dates to integers, and say in the sequence's time_unit what these count)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Column:
         if self.role == "number":
             return "numbers" if _is_number(kind) else None
         listed = is_list(kind)
+        if self.role in {"times", "moment"}:
+            fits = pa.types.is_null(kind) or listed == (self.role == "times")
+            return "moments" if fits and _is_moment(kind.value_type if listed else kind) else None
         if (self.role == "key" and listed) or (self.role == "sequence" and not listed and not pa.types.is_null(kind)):
             return None
         element = _element(kind.value_type if listed else kind)
@@ -63,8 +69,12 @@ class Column:
     def mismatch(self, kind: pa.DataType) -> str:
         """Say what type was found and what is wanted."""
         wanted = _WANTED["id" if self.encode == "id" else self.role]
-        hint = _FLOAT_IDS if self.role != "number" and "double" in str(kind) else ""
-        return f"holds {kind}, wanted: {wanted}{hint}"
+        return f"holds {kind}, wanted: {wanted}{self._hint(kind)}"
+
+    def _hint(self, kind: pa.DataType) -> str:
+        if self.role in {"times", "moment"}:
+            return _DATES if pa.types.is_temporal(kind.value_type if is_list(kind) else kind) else ""
+        return _FLOAT_IDS if self.role != "number" and "double" in str(kind) else ""
 
 
 def config_columns(
@@ -79,6 +89,10 @@ def config_columns(
         labels: False where only predictions are made: what the tasks name and the group column are not read.
     """
     columns = [_id_column(feature) for feature in (*features.pooled, *features.unpooled)]
+    for sequence in features.sequences:
+        if sequence.times is not None and sequence.now is not None:
+            columns.append(Column(sequence.times, f"times of sequence '{sequence.name}'", "times"))
+            columns.append(Column(sequence.now, f"now of sequence '{sequence.name}'", "moment"))
     columns += [Column(dense.source, f"dense feature '{dense.name}'", "number") for dense in features.dense]
     if not labels:
         return tuple(columns)
@@ -151,6 +165,10 @@ def _element(kind: pa.DataType) -> str | None:
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return "integers"
     return "strings" if is_string(kind) else None
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null))
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -107,7 +107,7 @@ class Encoder:
         """Encode a table whose schema fits; bad values go to ``problems``."""
         dense = self.dense.encode(table, problems)
         labels, weights = self._encode_targets(table, problems)
-        encoded = {ids.feature.name: ids.encode(get_array(table, ids.feature.source), problems) for ids in self.ids}
+        encoded = {ids.feature.name: ids.encode(table, problems) for ids in self.ids}
         single = {name: column for name, column in encoded.items() if isinstance(column, Single)}
         return Rows(
             dense=dense,

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from torchrec_mtl.config.features import SequenceConfig, SparseConfig
-from torchrec_mtl.data.arrow import is_list, is_string, split_lists
+from torchrec_mtl.data.arrow import get_array, is_list, is_string, split_lists
+from torchrec_mtl.data.gaps import Events, encode_gaps
 from torchrec_mtl.data.hashing import hash_integers, hash_strings
 from torchrec_mtl.data.problems import Problems
 from torchrec_mtl.data.rows import Bools, Ints, Jagged
@@ -27,7 +28,7 @@ class Single:
 
 @dataclasses.dataclass(frozen=True)
 class IdEncoder:
-    """Encodes the column of one feature.
+    """Encodes the columns of one feature.
 
     Attributes:
         feature: its config.
@@ -39,22 +40,21 @@ class IdEncoder:
     rows: int
     bad: Literal["error", "drop", "clamp"]
 
-    def encode(self, array: pa.Array, problems: Problems) -> Single | Jagged:
-        """Encode one column.
+    def encode(self, table: pa.Table, problems: Problems) -> Single | Jagged:
+        """Encode all rows.
 
         Null elements are left out, then a list keeps its last ``max_length`` ids, then these are checked.
 
         Args:
-            array: [N] ids or lists of ids, of a type that ``Column.layout`` accepts.
-            problems: takes ids outside the table.
+            table: N rows; the columns are of types that ``Column.layout`` accepts.
+            problems: takes ids outside the table, and moments that cannot be.
 
         Returns:
-            Ids in 0 .. rows - 1.
+            Ids in 0 .. rows - 1, and how long ago each was where the feature has ``times``.
         """
-        if is_list(array.type):
-            return self._encode_lists(array, problems)
-        if isinstance(self.feature, SequenceConfig):  # a column without any value
-            return Jagged(np.zeros(0, np.int64), np.zeros(len(array) + 1, np.int64))
+        array = get_array(table, self.feature.source)
+        if isinstance(self.feature, SequenceConfig) or is_list(array.type):
+            return self._encode_lists(array, table, problems)
         return self._encode_single(array, problems)
 
     def _encode_single(self, array: pa.Array, problems: Problems) -> Single:
@@ -68,7 +68,7 @@ class IdEncoder:
             present = inside if present is None else present & inside
         return Single(values, present)
 
-    def _encode_lists(self, array: pa.Array, problems: Problems) -> Jagged:
+    def _encode_lists(self, array: pa.Array, table: pa.Table, problems: Problems) -> Jagged:
         starts, lengths, elements = split_lists(array)
         if self.feature.max_length is not None:
             kept = np.minimum(lengths, self.feature.max_length)
@@ -79,12 +79,20 @@ class IdEncoder:
         else:
             jagged = Jagged.from_ranges(values, starts, lengths)
         outside = self._find_outside(jagged.values, problems)
-        if outside is not None and self.bad == "clamp":
+        encoded = jagged if outside is None else self._mend(jagged, outside)
+        feature = self.feature
+        if not isinstance(feature, SequenceConfig) or feature.times is None:
+            return encoded
+        events = Events.of(array, starts, jagged.offsets)
+        if outside is not None and self.bad != "clamp":
+            events = events.keep(~outside)
+        return dataclasses.replace(encoded, gaps=encode_gaps(feature, table, events, problems))
+
+    def _mend(self, jagged: Jagged, outside: Bools) -> Jagged:
+        if self.bad == "clamp":
             return Jagged(np.where(outside, 0, jagged.values), jagged.offsets)
-        if outside is not None:
-            kept = np.concatenate([[0], np.cumsum(~outside)])
-            return Jagged(jagged.values[~outside], kept[jagged.offsets])
-        return jagged
+        kept = np.concatenate([[0], np.cumsum(~outside)])
+        return Jagged(jagged.values[~outside], kept[jagged.offsets])
 
     def _integers(self, array: pa.Array) -> Ints:
         """Return ids [N], hashed where asked for, not yet checked; 0 for null."""

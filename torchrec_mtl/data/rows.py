@@ -14,6 +14,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+Buckets = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +24,17 @@ class Jagged:
     Attributes:
         values: [M] ids.
         offsets: [N + 1]; row i owns ``values[offsets[i]:offsets[i + 1]]``. The first need not be 0: a slice is a view.
+        gaps: [M] how long ago each was, in buckets; None where the data do not say.
     """
 
     values: Ints
     offsets: Ints
+    gaps: Buckets | None = None
 
     @classmethod
-    def from_lengths(cls, values: Ints, lengths: Ints) -> Jagged:
+    def from_lengths(cls, values: Ints, lengths: Ints, gaps: Buckets | None = None) -> Jagged:
         """Make a list feature from its values [M] and the rows' lengths [N]."""
-        return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
+        return cls(values, np.concatenate([[0], np.cumsum(lengths)]), gaps)
 
     @property
     def lengths(self) -> Ints:
@@ -43,28 +46,42 @@ class Jagged:
         """[M] ids of these rows, without those a slice left out."""
         return self.values[self.offsets[0] : self.offsets[-1]]
 
+    @property
+    def flat_gaps(self) -> Buckets | None:
+        """[M] gaps of the ids in ``flat``."""
+        return None if self.gaps is None else self.gaps[self.offsets[0] : self.offsets[-1]]
+
     def slice(self, start: int, stop: int) -> Jagged:
         """Rows start .. stop - 1, as a view."""
-        return Jagged(self.values, self.offsets[start : stop + 1])
+        return Jagged(self.values, self.offsets[start : stop + 1], self.gaps)
 
     def take(self, indices: Ints) -> Jagged:
         """The rows at ``indices`` [n], copied."""
         starts = self.offsets[indices]
-        return Jagged.from_ranges(self.values, starts, self.offsets[indices + 1] - starts)
+        return Jagged.from_ranges(self.values, starts, self.offsets[indices + 1] - starts, self.gaps)
 
     @classmethod
-    def from_ranges(cls, values: Ints, starts: Ints, lengths: Ints) -> Jagged:
-        """Gather ``values[starts[i]:starts[i] + lengths[i]]`` of every row i."""
+    def from_ranges(cls, values: Ints, starts: Ints, lengths: Ints, gaps: Buckets | None = None) -> Jagged:
+        """Gather ``values[starts[i]:starts[i] + lengths[i]]`` of every row i, and their gaps."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        source = np.arange(offsets[-1])
-        source += np.repeat(starts - offsets[:-1], lengths)
-        return cls(values[source], offsets)
+        source = element_indices(starts, offsets)
+        return cls(values[source], offsets, None if gaps is None else gaps[source])
 
     @staticmethod
     def concat(parts: Sequence[Jagged]) -> Jagged:
         """All rows of ``parts``, one after the other."""
         lengths = np.concatenate([part.lengths for part in parts])
-        return Jagged.from_lengths(np.concatenate([part.flat for part in parts]), lengths)
+        gaps = [part.flat_gaps for part in parts if part.flat_gaps is not None]
+        return Jagged.from_lengths(
+            np.concatenate([part.flat for part in parts]), lengths, np.concatenate(gaps) if gaps else None
+        )
+
+
+def element_indices(starts: Ints, offsets: Ints) -> Ints:
+    """Return [M] where the elements lie of rows that begin at ``starts`` [N] and shall begin at ``offsets`` [N + 1]."""
+    indices = np.arange(offsets[-1])
+    indices += np.repeat(starts - offsets[:-1], np.diff(offsets))
+    return indices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,25 @@ FEATURES = {
     "features.sequences.0.target=itemid": (
         "features.sequences.0.target: no sparse feature is called 'itemid'. Did you mean 'item_id'?"
     ),
+    "features.sequences.0.times=seen_at": (
+        "features.sequences.0.now: missing; 'times' ('seen_at') are compared with the row's own moment, name its "
+        "column here"
+    ),
+    "features.sequences.0.now=shown_at": (
+        "features.sequences.0.times: missing; 'now' ('shown_at') is compared with the moments of the ids, name their "
+        "column here, or remove 'now'"
+    ),
+    "features.sequences.0.time_unit=ms": (
+        "features.sequences.0.time_unit: 'ms' of no columns; name these in 'times' and 'now'"
+    ),
+    "features.sequences.0.time_unit=sec": (
+        "features.sequences.0.time_unit: expected ns, us, ms, s, min, h or d, found 'sec'.",
+    ),
+    "features.sequences=[{name: a, table: item, max_length: 3, times: watch_time, now: click}]": (
+        "features.sequences.0.times: reads column 'watch_time', the label of task 'watch_time', unknown when "
+        "predicting; remove it",
+        "features.sequences.0.now: reads column 'click', the label of task 'click', unknown when predicting; remove it",
+    ),
     "features.sparse.0.name=tags": "features: two features are called 'tags'; rename one and give it a 'column'",
     "features.tables.2.name=user": (
         "features.sparse.2.table: 'tag' is not in features.tables. Known: item, user.",
@@ -206,6 +225,7 @@ FINE = [
     ("data.eval=e.parquet", "data.group=user_id", "train.monitor.metric=click/gauc"),
     ("optim.sparse.type=adam", "train.device=cuda", "features.tables.0.sharding=[row_wise]"),
     ("features.tables.0.sharding=[row_wise, table_wise]", "train.device=cpu"),
+    ("features.sequences.0.times=seen_at", "features.sequences.0.now=hour", "features.sequences.0.time_unit=min"),
 ]
 
 

@@ -4,6 +4,8 @@ import pytest
 from torchrec_mtl.data.files import open_files
 from torchrec_mtl.data.preflight import check_schema
 
+Y = {"name": "y", "kind": "binary", "label": "y", "loss": {"type": "bce"}}
+
 
 def check(config, write, **tables):
     files = open_files([str(write(f"{name}.parquet", table)) for name, table in tables.items()])
@@ -82,6 +84,46 @@ def test_files_must_hold_ids_alike(config, write, first, second, agree):
     if not agree:
         assert len(found) == 1
         assert "Write all files alike" in found[0]
+
+
+DATES = " (cast dates to integers, and say in the sequence's time_unit what these count)"
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "expected"),
+    [
+        ("at", pa.list_(pa.uint32()), None),
+        ("at", pa.large_list(pa.float32()), None),
+        ("at", pa.null(), None),
+        ("at", pa.int64(), "holds int64, wanted: lists of integers or floats."),
+        ("at", pa.list_(pa.string()), "string>, wanted: lists of integers or floats."),
+        ("at", pa.list_(pa.bool_()), "bool>, wanted: lists of integers or floats."),
+        ("at", pa.list_(pa.timestamp("us")), f"timestamp[us]>, wanted: lists of integers or floats{DATES}."),
+        ("now", pa.float64(), None),
+        ("now", pa.null(), None),
+        ("now", pa.list_(pa.int64()), "int64>, wanted: integers or floats."),
+        ("now", pa.date32(), f"holds date32[day], wanted: integers or floats{DATES}."),
+    ],
+)
+def test_moments_are_numbers(config, write, column, kind, expected):
+    sequence = {"name": "seen", "table": "t", "max_length": 2, "times": "at", "now": "now"}
+    run = config(features={"tables": [{"name": "t", "rows": 4, "dim": 4}], "sequences": [sequence]}, tasks=[Y])
+    columns = {"seen": pa.array([[1]]), "at": pa.array([[5]]), "now": pa.array([7]), "y": pa.array([1])}
+    found = check(run, write, a=pa.table(columns), b=pa.table(columns | {column: pa.nulls(1, kind)}))
+    if expected is None:
+        assert found == []
+    else:
+        (message,) = found
+        assert message.startswith(f"{'times' if column == 'at' else 'now'} of sequence 'seen', column '{column}' of ")
+        assert message.endswith(expected)
+
+
+def test_moments_are_wanted_for_predictions_too(config, write):
+    sequence = {"name": "seen", "table": "t", "max_length": 2, "times": "at", "now": "now"}
+    run = config(features={"tables": [{"name": "t", "rows": 4, "dim": 4}], "sequences": [sequence]}, tasks=[Y])
+    files = open_files([str(write("a.parquet", {"seen": [[1]], "now": [7]}))])
+    (message,) = check_schema(files, run, labels=False)
+    assert message.startswith("times of sequence 'seen', column 'at': not in ")
 
 
 def test_column_named_twice_is_refused(config, write, planted):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ def jagged(rows):
     return Jagged.from_lengths(values, np.array([len(row) for row in rows], np.int64))
 
 
-def unpack(jagged):
-    return [jagged.values[a:b].tolist() for a, b in zip(jagged.offsets, jagged.offsets[1:])]
+def unpack(jagged, values=None):
+    values = jagged.values if values is None else values
+    return [values[a:b].tolist() for a, b in zip(jagged.offsets, jagged.offsets[1:])]
 
 
 def make(n, names=("a", "b"), present=None, start=0):
@@ -44,6 +47,20 @@ def test_jagged_behaves_as_a_list_of_lists(rows, data):
         indices = data.draw(st.lists(st.integers(0, stop - start - 1), max_size=20))
         assert unpack(part.take(np.array(indices, np.int64))) == [rows[start:stop][i] for i in indices]
     assert unpack(Jagged.concat([part, encoded])) == rows[start:stop] + rows
+
+
+@given(lists, st.data())
+def test_gaps_go_with_their_ids(rows, data):
+    encoded = jagged(rows)
+    encoded = dataclasses.replace(encoded, gaps=(99 - encoded.values).astype(np.uint8))
+    start = data.draw(st.integers(0, len(rows)))
+    part = encoded.slice(start, len(rows))
+    joined = Jagged.concat([part, encoded])
+    taken = joined.take(np.array(data.draw(st.permutations(range(len(joined.lengths)))), np.int64))
+    for some in (part, joined, taken):
+        assert unpack(some, some.gaps) == [[99 - value for value in row] for row in unpack(some)]
+        assert some.flat_gaps.tolist() == (99 - some.flat).tolist()
+    assert jagged(rows).slice(start, len(rows)).flat_gaps is None
 
 
 def test_take_of_a_slice_of_a_join_finds_the_rows():

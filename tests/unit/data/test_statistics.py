@@ -106,6 +106,16 @@ def test_every_problem_is_counted_over_all_files(config, write, planted):
     assert "150 null labels" in labels
 
 
+def test_events_after_their_row_are_counted_before_training(config, write):
+    sequence = {"name": "seen", "table": "t", "max_length": 2, "times": "at", "now": "now"}
+    features = {"tables": [{"name": "t", "rows": 4, "dim": 4}], "sequences": [sequence]}
+    task = {"name": "y", "kind": "binary", "label": "y", "loss": {"type": "bce"}}
+    columns = {"seen": [[1, 2], [3]], "now": [10, 20], "y": [0, 1]}
+    paths = [write(f"{i}.parquet", columns | {"at": [[5, 11 + i], [19]]}) for i in range(2)]
+    with pytest.raises(ValueError, match=r"1.parquet: 2 events lie after .*, by so many s \(found 1 to 2\)\."):
+        collected(config(features=features, tasks=[task]), *paths)
+
+
 def test_mistyped_columns_are_told_before_reading(config, write, planted):
     with pytest.raises(ValueError, match=r"dense feature 'age', column 'age' of .* holds string"):
         collected(config(), write("a.parquet", planted.set_column(4, "age", pa.array(["x"] * len(planted)))))

@@ -187,8 +187,8 @@ def test_equal_labels_are_refused_where_the_loss_tells_them_apart(config, write,
     with pytest.raises(ValueError, match="all equal") as error:
         collected(config(tasks=[TIME | loss("ordinal")]), path)
     assert str(error.value) == (
-        f"label of task 'time', column 'watch_time' of {path}: 3,000 labels that are all equal, of which loss 'ordinal' "
-        "can learn nothing (found 2.5). Take another loss, or leave the task out."
+        f"label of task 'time', column 'watch_time' of {path}: 3,000 labels that are all equal, of which loss "
+        "'ordinal' can learn nothing (found 2.5). Take another loss, or leave the task out."
     )
     assert collected(config(tasks=[TIME]), path).labels["time"].mean == 2.5
     run = config(tasks=[TIME | loss("ordinal")])
