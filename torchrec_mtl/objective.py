@@ -197,7 +197,8 @@ class Objective(nn.Module):
             return representation
         bottoms = list(self.bottoms)
         shared = bottoms.pop(0)(features.select(shared=True)).shared if self.head.tables == "both" else None
-        own = [bottom(features.select(task=task)).shared for bottom, task in zip(bottoms, self.tasks, strict=True)]
+        # The bottom of a task's own tables knows that task alone, its first.
+        own = [bottom(features.select(task=task)).of_task(0) for bottom, task in zip(bottoms, self.tasks, strict=True)]
         return Representation(shared=own[0] if shared is None else shared, per_task=tuple(own), features=features)
 
     def _elementwise(self, out: HeadOutput, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -218,6 +218,11 @@ class NeedsFeaturesToBeThere(Linear):
         return x * representation.features.valid.unsqueeze(1)
 
 
+class WantsATensorATask(Linear):
+    def transformed(self, x, k, representation):
+        return x if representation.per_task is None else torch.stack(representation.per_task)[k]
+
+
 class LearnsInEvaluation(Linear):
     def __init__(self, in_features, outputs, config):
         super().__init__(in_features, outputs, config)
@@ -467,6 +472,7 @@ REFUSED = [
     (SamplesInEvaluation, "when evaluated twice"),
     (DropsOutInEvaluation, "uses `features.noise` in evaluation"),
     (NeedsFeaturesToBeThere, "fails where `representation.features` is None"),
+    (WantsATensorATask, "fails where `representation.per_task` is one tensor"),
     (LearnsInEvaluation, "changes its buffers in evaluation"),
     (HidesItsState, "state dict"),
     (HidesItsProgress, "state dict"),

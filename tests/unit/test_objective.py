@@ -1,11 +1,13 @@
 """The dense part on whole models: the two ways to tell gradients apart agree, and rules see the tasks that are on."""
 
+from dataclasses import replace
 from unittest.mock import PropertyMock, patch
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from torchrec_mtl.bottoms.concat import Concat
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.encode import Encoder
@@ -33,6 +35,20 @@ class Records(GradientRule):
     def weights(self, gramian, losses):
         self.seen = losses.clone()
         return torch.ones_like(losses)
+
+
+class Views(Concat):
+    """A plug-in that makes one representation a task, all of them one tensor: the columns times 2, 3, and so on."""
+
+    per_task = True
+
+    def __init__(self, spec, tasks, config):
+        super().__init__(spec, tasks, config)
+        self.factors = torch.arange(2.0, 2 + len(tasks)).view(-1, 1, 1)
+
+    def forward(self, features):
+        representation = super().forward(features)
+        return replace(representation, per_task=self.factors * representation.shared)
 
 
 @pytest.fixture
@@ -71,6 +87,31 @@ def test_fan_out_equals_per_task_passes_bit_by_bit(step, at, exact):
     assert any("embedding" in name for name in moved)
     assert moved.keys() == {name for name, p in theirs.items() if p.grad is not None}
     assert [name for name, grad in moved.items() if not torch.equal(grad, theirs[name].grad)] == []
+
+
+def test_fan_out_equals_per_task_passes_where_the_bottom_makes_one_representation_a_task(step):
+    bottom = {"type": f"{__name__}:Views"}
+    fanned = step(bottom=bottom)
+    with patch.object(Objective, "_can_fan_out", new_callable=PropertyMock, return_value=False):
+        passed = step(bottom=bottom)
+    torch.testing.assert_close(fanned.objective.boundary.gramian, passed.objective.boundary.gramian)
+    for one, other in zip(fanned.parameters(), passed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("head", ["single_task", "stem"])
+def test_the_bottom_of_a_tasks_own_tables_makes_that_tasks_representation(step, head):
+    seen = []
+
+    def watch(model):
+        for bottom in model.objective.bottoms:
+            bottom.register_forward_hook(lambda _m, _i, made: seen.append(made.shared))
+        model.objective.head.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].per_task))
+
+    step(watch, bottom={"type": f"{__name__}:Views"}, head={"type": head}, gradient={"type": "sum"})
+    *shared, found = seen
+    for columns, view in zip(shared[-3:], found, strict=True):
+        assert torch.equal(view, 2 * columns)
 
 
 def test_a_rule_is_not_shown_tasks_that_are_off(step):

@@ -18,13 +18,13 @@ class Representation:
     """What a bottom hands a head.
 
     Attributes:
-        shared: [B, D].
-        per_task: one [B, D] a task, or None where every task reads ``shared``.
+        shared: [B, D], what belongs to no task reads.
+        per_task: one [B, D] a task, or all in one tensor [K, B, D]; None where every task reads ``shared``.
         features: what the bottom was given; None when a head is used on a plain tensor.
     """
 
     shared: Tensor
-    per_task: tuple[Tensor, ...] | None = None
+    per_task: tuple[Tensor, ...] | Tensor | None = None
     features: Features | None = None
 
     def of_task(self, k: int) -> Tensor:
@@ -33,7 +33,9 @@ class Representation:
 
     def by_task(self) -> Tensor:
         """Return [K, B, D], what each task reads; just [B, D] where all read the same."""
-        return self.shared if self.per_task is None else torch.stack(self.per_task)
+        if self.per_task is None:
+            return self.shared
+        return self.per_task if isinstance(self.per_task, Tensor) else torch.stack(self.per_task)
 
     @property
     def valid(self) -> Tensor | None:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 
 from torchrec_mtl.bottoms.base import Bottom, Representation
 from torchrec_mtl.bottoms.concat import Concat
-from torchrec_mtl.config.base import Name, PluginConfig, Widths
+from torchrec_mtl.config.base import Name, PluginConfig, Targets, Widths
 from torchrec_mtl.features import Features, FeaturesSpec
 from torchrec_mtl.heads.gates import GateNU, named_problems
 
@@ -38,7 +38,7 @@ class EPNet(Bottom):
         pooling: Literal["mean", "sum"] = "mean"
         """How a sequence becomes one vector."""
 
-        def feature_problems(self, fields: Widths, sequences: Widths) -> list[str]:
+        def feature_problems(self, fields: Widths, sequences: Widths, targets: Targets) -> list[str]:
             """Each domain feature must be there, and be named once."""
             return named_problems("domain", self.domain, fields)
 

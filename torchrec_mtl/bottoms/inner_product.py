@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from torchrec_mtl.bottoms.base import Bottom, Representation
-from torchrec_mtl.config.base import PluginConfig, Widths
+from torchrec_mtl.config.base import PluginConfig, Targets, Widths
 from torchrec_mtl.features import Features, FeaturesSpec
 
 # Shapes: B batch, F fields and pooled sequences, d their width, D0 dense columns.
@@ -39,7 +39,7 @@ class InnerProduct(Bottom):
         pooling: Literal["mean", "sum"] = "mean"
         """How a sequence becomes one vector."""
 
-        def feature_problems(self, fields: Widths, sequences: Widths) -> list[str]:
+        def feature_problems(self, fields: Widths, sequences: Widths, targets: Targets) -> list[str]:
             """All features need one width."""
             return _width_problems({**fields, **sequences})
 

@@ -25,12 +25,14 @@ from torchrec_mtl.config.names import did_you_mean
 if TYPE_CHECKING:
     from torchrec_mtl.config.tasks import TaskConfig
 
-__all__ = ["Config", "Name", "PluginConfig", "Widths", "did_you_mean"]
+__all__ = ["Config", "Name", "PluginConfig", "Targets", "Widths", "did_you_mean"]
 
 # A name in the config: table, feature, task, column.
 Name = Annotated[str, Field(min_length=1)]
 # Feature -> dim of its table; None where the table cannot be read, which other checks report.
 Widths = Mapping[str, int | None]
+# Sequence -> the sparse feature that it names as its target; those that name none are absent.
+Targets = Mapping[str, str]
 
 _MUTABLE = (
     collections.abc.Collection,
@@ -130,12 +132,13 @@ class PluginConfig(Config):
         """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""
         return []
 
-    def feature_problems(self, fields: Widths, sequences: Widths) -> list[str]:
+    def feature_problems(self, fields: Widths, sequences: Widths, targets: Targets) -> list[str]:
         """Return what makes this plug-in impossible for the features, or what is wrong with those that options name.
 
         Args:
             fields: sparse features there are.
             sequences: sequences there are.
+            targets: sequence -> its target, where it names one.
 
         Returns:
             Messages as those of ``problems``.

@@ -133,8 +133,9 @@ def _features(draft: Draft) -> Iterator[str]:
     dims = {t.name: t.dim for t in draft.tables.values()}
     fields = {f.name: dims.get(f.table) for f in draft.sparse.values()}
     sequences = {s.name: dims.get(s.table) for s in draft.sequences.values()}
+    targets = {s.name: s.target for s in draft.sequences.values() if s.target is not None}
     for path, plugin in {"bottom": draft.bottom, "head": draft.head}.items():
-        yield from _placed(path, plugin.feature_problems(fields, sequences) if plugin is not None else ())
+        yield from _placed(path, plugin.feature_problems(fields, sequences, targets) if plugin is not None else ())
 
 
 def _monitor(draft: Draft) -> Iterator[str]:

@@ -89,8 +89,9 @@ class AdaTT(Head):
     the same way in all levels but the last. As in the authors' code, the gates have biases, v starts uniformly within
     1 / sqrt(n), and is 1 where no unit has several experts.
 
-    A choice of ours: where a bottom makes one representation a task, task k's experts and gate read it in the first
-    level, and the shared ones ``representation.shared``.
+    Under a bottom that makes one representation a task, task k's experts and gate read it in the first level, and the
+    shared ones, a unit of no task, ``representation.shared``. An expert reads what its unit does, whoever mixes it, so
+    that task k's output depends on the other tasks' representations too.
 
     Example:
         >>> import torch

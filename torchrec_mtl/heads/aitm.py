@@ -31,6 +31,8 @@ class AITM(HeadOfKinds):
     Choices of ours: h1, h2, h3 are affine and belong to one pair of tasks, g is one layer with ReLU, the logit is
     linear in ``z_t``; the sequence is that of all tasks, regressions included, the calibrator's that of binary ones.
 
+    Under a bottom that makes one representation a task, tower t reads that of task t.
+
     Args:
         in_features: D.
         outputs: task -> number of logits, in causal order.

@@ -24,6 +24,9 @@ class DBMTL(Head):
     ``r_t = MLP_t([u_t, r_1, .., r_{t-1}])``, a recurrence over tasks, and task t's logit is linear in ``r_t``. The
     Bayesian network is the full one in causal order (our choice; the paper selects edges by model selection).
 
+    Under a bottom that makes one representation a task, the shared layers read each of them, and ``u_t`` is of that of
+    task t.
+
     Example:
         >>> head = DBMTL(8, ["click", "buy"], DBMTL.Config(shared=(16,), task=(8,), relation=(4,)))
         >>> {task: tuple(z.shape) for task, z in head(Representation(torch.zeros(5, 8))).logits.items()}

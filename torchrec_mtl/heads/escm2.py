@@ -40,6 +40,8 @@ class ESCM2(HeadOfKinds):
     imputed error is a softplus, since a cross-entropy is not negative; means are weighed as the later task's loss, over
     rows that both tasks have.
 
+    Under a bottom that makes one representation a task, each tower reads its task's, and buy's imputation tower buy's.
+
     Args:
         in_features: D.
         outputs: task -> number of logits, in causal order.

@@ -25,6 +25,8 @@ class ESMM(HeadOfKinds):
     A row of label 1 is taken to have label 1 in all earlier tasks; rows that break this are learned as they are, and
     pull on the conditional what the product cannot give.
 
+    Under a bottom that makes one representation a task, each tower reads its task's.
+
     Args:
         in_features: D.
         outputs: task -> number of logits, in causal order.

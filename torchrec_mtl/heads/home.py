@@ -83,7 +83,8 @@ class HoME(HeadOfKinds):
 
     Choices of ours: one feature gate a set, of rank ``rank``, where the paper mixes several; the self-gate reads what
     the gate reads; norm and activation follow every layer of an expert; where a bottom makes one representation a task,
-    a group reads the mean of its tasks' and the shared set ``representation.shared``.
+    a group reads the mean of its tasks' (a group of one task: that of the task), and the shared set and the shared
+    mixture's gates ``representation.shared``. Since that mixture is of all groups, so are the logits of each task.
 
     Args:
         in_features: D.

@@ -100,6 +100,8 @@ class InformationFusionUnit(nn.Module):
 class HTLNet(Head):
     """Towers in causal order; tower t reads the representation and what tasks 1 .. t-1 pass on.
 
+    Under a bottom that makes one representation a task, tower t reads that of task t.
+
     Args:
         in_features: D.
         outputs: task -> number of logits, in causal order; all but the last have one (binary).
@@ -190,14 +192,21 @@ class HTLNet(Head):
         logits: dict[str, Tensor] = {}
         reps: list[Tensor] = []
         labels: list[Tensor] = []
-        for t, name in enumerate(self.outputs):
-            e = representation.of_task(t)
+        for t, (name, e) in enumerate(zip(self.outputs, self._inputs(representation), strict=True)):
             hidden = self.first[t](torch.cat([*self._fused(t, reps, labels), e], dim=1), representation.valid)
             logit = self.last[t](self.rest[t](hidden, representation.valid))
             logits[name] = logit.squeeze(1) if logit.shape[1] == 1 else logit
             if t + 1 < self.num_tasks:
                 self._pass_on(t, name, hidden, logits[name], noise, reps, labels)
         return HeadOutput(logits=logits)
+
+    def _inputs(self, representation: Representation) -> Sequence[Tensor]:
+        """Return [B, D] a task."""
+        views = representation.per_task
+        if views is None:
+            return [representation.shared] * self.num_tasks
+        # Cut at once: the gradient of a view taken by itself would be as large as that of all.
+        return views.unbind() if isinstance(views, Tensor) else views
 
     def _pass_on(
         self,

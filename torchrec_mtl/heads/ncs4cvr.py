@@ -35,6 +35,7 @@ class NCS4CVR(HeadOfKinds):
     under its mask. Connections that masks have in common are shared, those of one mask are private.
 
     With full masks it is `SharedBottom` with a linear map a task. Biases, tables, and the last maps are never masked.
+    Under a bottom that makes one representation a task, x is that of task k.
 
     Args:
         in_features: D.

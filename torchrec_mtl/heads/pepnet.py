@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.config.base import Name, Widths
+from torchrec_mtl.config.base import Name, Targets, Widths
 from torchrec_mtl.features import FeaturesSpec
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
 from torchrec_mtl.heads.gates import GateNU, named_problems
@@ -30,6 +30,8 @@ class PEPNet(Head):
     ``h_l = f(W_l h_(l-1)) * GateNU_l([E(prior), sg(e)])``, with gates of their own for every layer and task, e the
     representation, and the prior the ids of user, item, and author (Section "PPNet"). No gradient passes from a gate
     to e; the prior's embeddings are trained by the gates. The input of the first layer is for EPNet to scale.
+
+    Under a bottom that makes one representation a task, e is that of the task, for its tower and for its gates.
 
     Args:
         in_features: D.
@@ -57,7 +59,7 @@ class PEPNet(Head):
         """Width of the gates' hidden layers."""
         norm: Norm = "none"
 
-        def feature_problems(self, fields: Widths, sequences: Widths) -> list[str]:
+        def feature_problems(self, fields: Widths, sequences: Widths, targets: Targets) -> list[str]:
             """Each prior feature must be there, and be named once."""
             return named_problems("prior", self.prior, fields)
 

@@ -23,7 +23,8 @@ class Level(nn.Module):
     """One level of extraction: task k's output mixes the shared experts and its own, never another task's.
 
     ``g_k = sum_i softmax(W_k x_k)_i V_i`` over the S shared experts, which read ``x_s``, and the T experts of task k,
-    which read ``x_k`` (Eq. 1 to 3); ``g_s = sum_i softmax(W_s x_s)_i V_i`` over all E experts (Section 4.2).
+    which read ``x_k`` (Eq. 1 to 3); ``g_s = sum_i softmax(W_s x_s)_i V_i`` over all E experts (Section 4.2). At the
+    first level, where a bottom may make one ``x_k`` a task, the shared experts read that, too, for ``g_k``.
 
     Args:
         num_tasks: K.
@@ -31,6 +32,7 @@ class Level(nn.Module):
         sizes: widths of each expert's layers.
         shared_experts: S.
         task_experts: T.
+        first: no level stands before it.
         feeds_another: make the shared output ``g_s``, which the next level reads.
         norm: none, batch (over all ranks), or layer.
     """
@@ -43,11 +45,13 @@ class Level(nn.Module):
         *,
         shared_experts: int,
         task_experts: int,
+        first: bool,
         feeds_another: bool,
         norm: Norm,
     ) -> None:
         """See the class."""
         super().__init__()
+        self.first = first
         self.shared_experts = Experts(shared_experts, in_features, sizes, norm=norm)
         self.task_experts = ExpertSets(num_tasks, task_experts, in_features, sizes, norm=norm)
         self.gates = Gates(num_tasks, in_features, shared_experts + task_experts)
@@ -59,29 +63,40 @@ class Level(nn.Module):
         """Return ``g_s`` [B, H] (the input where no level follows) and the tasks' outputs ``g_k`` [K, B, H].
 
         Args:
-            shared: [B, I], what the shared experts read.
-            by_task: [K, B, I], what each task's experts read, or ``shared`` itself where all read the same.
+            shared: [B, I], ``x_s``.
+            by_task: [K, B, I], each task's ``x_k``, or ``shared`` itself where all read the same.
             valid: [B], 1 for rows that count.
         """
-        common = self.shared_experts(shared, valid)
+        common, for_all = self._shared_values(shared, by_task, valid)
         own = self.task_experts(by_task, valid)
         # Mixtures of shared and of own experts apart, so that no value is copied for each task.
-        count = common.shape[1]
+        count = self.shared_experts.num_experts
         gates = self.gates(by_task)
         mixed = mix(gates[..., :count], common) + mix(gates[..., count:], own.transpose(1, 2))
         if self.shared_gate is None:
             return shared, mixed
         gate = torch.softmax(self.shared_gate(shared), dim=-1).unsqueeze(0)
-        of_all = mix(gate[..., :count], common) + mix(gate[..., count:], own.flatten(0, 1).transpose(0, 1))
+        of_all = mix(gate[..., :count], for_all) + mix(gate[..., count:], own.flatten(0, 1).transpose(0, 1))
         return of_all.squeeze(0), mixed
+
+    def _shared_values(self, shared: Tensor, by_task: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the shared experts' values for ``g_k``, [B, S, H] or [K, B, S, H], and for ``g_s``, [B, S, H]."""
+        if not self.first or by_task.dim() == 2:
+            values = self.shared_experts(shared, valid)
+            return values, values
+        # Without g_s nobody looks at the second.
+        x = by_task if self.shared_gate is None else torch.cat([by_task, shared.unsqueeze(0)])
+        values = self.shared_experts(x, valid)
+        return values[: len(by_task)], values[-1]
 
 
 class PLE(Head):
     """Shared experts and experts of each task, level upon level, then a tower a task (Eq. 5, 6).
 
     At each level the shared experts are one product a layer, and the experts of all tasks another. At the first, under
-    a bottom that makes one representation a task, task k's experts and gate read that of task k, the shared experts and
-    gate ``representation.shared``.
+    a bottom that makes one representation a task, task k's gate mixes its own and the shared experts, all of which read
+    that of task k (DTRN; Liu et al., CIKM 2023); the shared gate, which belongs to no task, reads
+    ``representation.shared``, and so do the shared experts that it mixes with each task's own ones.
 
     Example:
         >>> head = PLE(8, ["click", "buy"], PLE.Config(levels=((16,), (8,)), tower=(4,)))
@@ -119,6 +134,7 @@ class PLE(Head):
                 sizes,
                 shared_experts=config.shared_experts,
                 task_experts=config.task_experts,
+                first=i == 0,
                 feeds_another=i + 1 < len(config.levels),
                 norm=config.norm,
             )

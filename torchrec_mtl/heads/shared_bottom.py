@@ -15,6 +15,9 @@ from torchrec_mtl.heads.towers import Towers
 class SharedBottom(Head):
     """Shared layers, then a tower a task; the K towers are one batched product a layer.
 
+    Under a bottom that makes one representation a task, the shared layers read each of them, and tower k what they make
+    of that of task k.
+
     Example:
         >>> import torch
         >>> head = SharedBottom(8, ["click", "buy"], SharedBottom.Config(shared=(16,), tower=(4,)))

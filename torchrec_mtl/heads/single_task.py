@@ -13,7 +13,10 @@ from torchrec_mtl.heads.towers import Towers
 
 
 class SingleTask(Head):
-    """A tower a task on embedding tables of the task's own: as K models trained apart, in one run."""
+    """A tower a task on embedding tables of the task's own: as K models trained apart, in one run.
+
+    Tower k reads what the bottom makes of the tables of task k, and nothing else.
+    """
 
     tables = "own"
 

@@ -27,7 +27,8 @@ class STEM(Head):
 
     ``z_k = sum_i g_ki S_i(x_0) + sum_i g'_ki E_ki(x_k) + sum_(j != k, i) g''_kji sg(E_ji(x_j))`` and ``tower_k(z_k)``,
     where x_0 is made of the shared tables, x_k of those of task k, and the weights are ``softmax(G_k (x_k + x_0))``
-    over all experts. The loss of a task then trains its own tables, experts and gate, and the shared ones, only.
+    over all experts. The loss of a task then trains its own tables, experts and gate, and the shared ones, only; its
+    logits depend on the tables of all.
 
     Choices of ours: one layer of experts, which is the authors' default too, and gates that are one linear map as
     MMoE's; in the authors' code they may have hidden layers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -32,8 +33,8 @@ def check_head(
     row alone when evaluating, and on no padding when training; random numbers come from ``features.noise``, everything
     else from inputs, parameters, and buffers, which a state dict carries; ``isolates_tasks``, ``reads_features``, and
     ``term_names`` say the truth; what it keeps of one phase for the next is in the buffers that it names, and what it
-    has to tell can be shown; it works on plain tensors, without features, unless it reads them; in a whole model, all
-    gradients of shared tables cross the boundary.
+    has to tell can be shown; it works on plain tensors, without features, unless it reads them, and on one tensor that
+    holds the representations of all tasks; in a whole model, all gradients of shared tables cross the boundary.
 
     Args:
         head_class: the class; a config must be able to name it, so it stands at the top level of a module.
@@ -64,6 +65,7 @@ def check_head(
         check_phases,
         check_reach,
         _check_plain_tensors,
+        _check_one_tensor,
         check_tables,
     ):
         check(subject)
@@ -236,6 +238,20 @@ def _check_plain_tensors(subject: Subject) -> None:
             f"{subject.head_class.__name__} fails where `representation.features` is None: {error}"
         ) from error
     subject.require(_equal(found, _logits(head, inputs)), "gives other logits where `representation.features` is None")
+
+
+def _check_one_tensor(subject: Subject) -> None:
+    head, inputs = subject.build().eval(), subject.inputs()
+    remedy = "read it through `of_task` and `by_task`"
+    try:
+        found = _logits(head, dataclasses.replace(inputs, per_task=inputs.by_task()))
+    except (AttributeError, TypeError) as error:
+        raise AssertionError(
+            f"{subject.head_class.__name__} fails where `representation.per_task` is one tensor [K, B, D]; {remedy}: "
+            f"{error}"
+        ) from error
+    same = _close(found, _logits(head, inputs))
+    subject.require(same, f"gives other logits where `representation.per_task` is one tensor [K, B, D]; {remedy}")
 
 
 def _logits(head: Head, inputs: Representation, torch_seed: int = 0) -> dict[str, Tensor]:

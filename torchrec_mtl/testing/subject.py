@@ -204,6 +204,7 @@ def feature_leaves(inputs: Representation) -> list[Tensor]:
 
 def view_leaves(inputs: Representation) -> list[Tensor]:
     """Return the tensors of the representation itself."""
+    assert not isinstance(inputs.per_task, Tensor), "the rows of one tensor are no leaves"
     return [inputs.shared, *(inputs.per_task or ())]
 
 

@@ -9,27 +9,35 @@ from tests.unit.heads.reference import layers, mixture, tower
 from tests.unit.heads.reference_sets import expert
 from tests.unit.heads.trained import losses_over_training
 from torchrec_mtl.bottoms.base import Representation
+from torchrec_mtl.features import Features, FeaturesSpec
 from torchrec_mtl.heads.ple import PLE
 from torchrec_mtl.testing import check_head
+from torchrec_mtl.testing.subject import gradients_of, weighted
 
 OUTPUTS = {"click": 1, "buy": 1, "spend": 2}
 B, D = 6, 5
 
 
-def level_written_out(level, shared, xs):
-    common = [layers(level.shared_experts.mlp.linears, i, shared) for i in range(level.shared_experts.num_experts)]
+def common(level, x):
+    return [layers(level.shared_experts.mlp.linears, i, x) for i in range(level.shared_experts.num_experts)]
+
+
+def level_written_out(level, shared, xs, *, first):
     own = [
         [expert(level.task_experts, k, i, x) for i in range(level.task_experts.num_experts)] for k, x in enumerate(xs)
     ]
-    outs = [mixture(level.gates.linear.weight[k], x, common + own[k]) for k, x in enumerate(xs)]
+    outs = [
+        mixture(level.gates.linear.weight[k], x, common(level, x if first else shared) + own[k])
+        for k, x in enumerate(xs)
+    ]
     if level.shared_gate is None:
         return None, outs
-    return mixture(level.shared_gate.weight.T, shared, [*common, *chain.from_iterable(own)]), outs
+    return mixture(level.shared_gate.weight.T, shared, [*common(level, shared), *chain.from_iterable(own)]), outs
 
 
 def written_out(head, shared, xs):
-    for level in head.levels:
-        shared, xs = level_written_out(level, shared, xs)
+    for i, level in enumerate(head.levels):
+        shared, xs = level_written_out(level, shared, xs, first=i == 0)
     return [tower(head.towers, k, x) for k, x in enumerate(xs)]
 
 
@@ -42,11 +50,29 @@ def test_logits_equal_the_equations(levels, shared_experts, task_experts, per_ta
     torch.manual_seed(0)
     config = PLE.Config(levels=levels, shared_experts=shared_experts, task_experts=task_experts, tower=(3,))
     head = PLE(D, OUTPUTS, config)
-    shared, views = torch.randn(B, D), tuple(torch.randn(B, D) for _ in OUTPUTS)
-    found = head(Representation(shared, views if per_task else None)).logits
+    shared, *views = (torch.randn(B, D, requires_grad=True) for _ in range(1 + len(OUTPUTS)))
+    found = head(Representation(shared, tuple(views) if per_task else None)).logits
     expected = written_out(head, shared, views if per_task else [shared] * len(OUTPUTS))
-    for k, (task, width) in enumerate(OUTPUTS.items()):
-        torch.testing.assert_close(found[task].view(B, -1), expected[k][:, :width])
+    expected = [z[:, :width] for z, width in zip(expected, OUTPUTS.values(), strict=True)]
+    for task, z in zip(OUTPUTS, expected, strict=True):
+        torch.testing.assert_close(found[task].view(B, -1), z)
+    leaves = [shared, *views, *head.parameters()]
+    mine = gradients_of(weighted(torch.cat([z.view(B, -1) for z in found.values()], dim=1)), leaves)
+    theirs = gradients_of(weighted(torch.cat(expected, dim=1)), leaves)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_batch_norm_of_shared_experts_is_over_all_that_they_read():
+    torch.manual_seed(0)
+    head = PLE(D, OUTPUTS, PLE.Config(levels=((4,), (4,)), norm="batch"))
+    shared, *views = (torch.randn(B, D) for _ in range(1 + len(OUTPUTS)))
+    valid = torch.tensor([1.0, 1, 0, 1, 1, 0])
+    features = Features({}, {}, torch.zeros(B, 0), FeaturesSpec((), (), ()), valid=valid)
+    head(Representation(shared, tuple(views), features))
+    experts = head.levels[0].shared_experts.mlp
+    hidden = torch.cat([x[valid > 0] for x in (*views, shared)]) @ experts.linears[0].weight + experts.linears[0].bias
+    torch.testing.assert_close(experts.norms[0].running_mean, 0.1 * hidden.mean(1, keepdim=True))
 
 
 def reached_experts(levels, task):
@@ -69,13 +95,22 @@ def test_the_level_before_reaches_all_experts_through_the_shared_gate():
     assert last == [[True, True], [False, True, False]]
 
 
-def test_views_of_other_tasks_are_not_read_at_one_level():
+def test_at_one_level_a_task_reads_its_own_representation_alone():
     head = PLE(D, OUTPUTS, PLE.Config())
     shared = torch.randn(B, D, requires_grad=True)
     views = tuple(torch.randn(B, D, requires_grad=True) for _ in OUTPUTS)
     logit = head(Representation(shared, views)).logits["buy"]
     gradients = torch.autograd.grad(logit.sum(), [shared, *views], materialize_grads=True, allow_unused=True)
-    assert [bool((g != 0).any()) for g in gradients] == [True, False, True, False]
+    assert [bool((g != 0).any()) for g in gradients] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("levels", [((8,),), ((8,), (8,))], ids=len)
+def test_experts_run_once_where_all_tasks_read_the_same(levels):
+    head, seen = PLE(D, OUTPUTS, PLE.Config(levels=levels)), []
+    for level in head.levels:
+        level.shared_experts.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape))
+    head(Representation(torch.randn(B, D)))
+    assert seen == [(B, D), (B, 8)][: len(levels)]
 
 
 def test_gates_sum_to_one():
