@@ -35,6 +35,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "concat": "torchrec_mtl.bottoms.concat:Concat",
         "epnet": "torchrec_mtl.bottoms.epnet:EPNet",
         "inner_product": "torchrec_mtl.bottoms.inner_product:InnerProduct",
+        "dcn": "torchrec_mtl.bottoms.dcn:DCN",
     },
     "loss": {
         "bce": "torchrec_mtl.losses.binary:BinaryCrossEntropy",

@@ -136,6 +136,10 @@ CASES: dict[str, dict[str, Any]] = {
         "bottom": {"type": "inner_product"},
         "head": {"type": "shared_bottom", "shared": [16], "tower": [8]},
     },
+    "mmoe_on_dcn": {
+        "bottom": {"type": "dcn", "form": "vector"},
+        "head": {"type": "mmoe", "experts": 3, "expert": [16, 8], "tower": [8]},
+    },
     "home": {"head": {"type": "home", "meta": [16], "expert": [8], "tower": [8], "rank": 4}},
     "adatt": {"head": {"type": "adatt", "levels": [[16], [8]], "shared_experts": 1, "tower": [8], "norm": "batch"}},
     "single_task": {"head": {"type": "single_task", "tower": [16, 8], "norm": "batch"}, "gradient": {"type": "sum"}},
