@@ -36,6 +36,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "epnet": "torchrec_mtl.bottoms.epnet:EPNet",
         "inner_product": "torchrec_mtl.bottoms.inner_product:InnerProduct",
         "dcn": "torchrec_mtl.bottoms.dcn:DCN",
+        "din": "torchrec_mtl.bottoms.din:DIN",
+        "dtrn": "torchrec_mtl.bottoms.dtrn:DTRN",
     },
     "loss": {
         "bce": "torchrec_mtl.losses.binary:BinaryCrossEntropy",
