@@ -1,6 +1,7 @@
 """DIN equals its equation in loops, with the activation unit's first layer on [e, q, e - q, e * q] in one matrix."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from tests.unit.bottoms.sequences import (
 from torchrec_mtl.bottoms.din import DIN
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.synthetic import make_config
+from torchrec_mtl.features import FieldSpec
 from torchrec_mtl.testing.subject import gradients_of, weighted
 
 FIRST = 3 + WIDTH  # columns of the fields, which come first
@@ -85,7 +87,7 @@ def test_columns_and_gradients_equal_loops(lengths, unit):
 
 def test_targets_may_differ_from_sequence_to_sequence():
     spec = spec_of(sequence("clicked"), sequence("bought", target="other"))
-    spec = type(spec)((*spec.fields, type(spec.fields[0])("other", WIDTH, "item", "item")), spec.sequences, ())
+    spec = replace(spec, fields=(*spec.fields, FieldSpec("other", WIDTH, "item", "item")))
     bottom, features = build(spec), features_of(spec)
     torch.testing.assert_close(bottom(features).shared, one_by_one(bottom, features))
 
@@ -164,6 +166,14 @@ def test_features_that_do_not_fit_are_refused(sequences, targets, message):
 def test_the_constructor_refuses_them_too():
     with pytest.raises(ValueError, match=re.escape("bottom: unit: attention needs the item that is scored")):
         DIN(spec_of(sequence("seen", target=None)), TASKS, DIN.Config())
+
+
+@pytest.mark.xfail(reason="sequences of several widths are found out by torch.cat, in forward", strict=True)
+def test_sequences_of_several_widths_are_refused():
+    spec = spec_of(sequence("clicked"), sequence("bought", target="other", width=6))
+    spec = replace(spec, fields=(*spec.fields, FieldSpec("other", 6, "item", "other")))
+    with pytest.raises(ValueError, match="dim"):
+        DIN(spec, TASKS, DIN.Config())
 
 
 def test_the_config_refuses_them_too():

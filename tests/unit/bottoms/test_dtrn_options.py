@@ -1,14 +1,16 @@
 """What DTRN cannot be built from, and options that would do nothing, are refused in words that help."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.unit.bottoms.sequences import TASKS, features_of, sequence, spec_of
+from tests.unit.bottoms.sequences import TASKS, WIDTH, features_of, sequence, spec_of
 from torchrec_mtl.bottoms.dtrn import DTRN
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.synthetic import make_config
+from torchrec_mtl.features import FieldSpec
 
 FIELDS, SEQUENCES, TARGETS = {"item_id": 8, "user_id": 4}, {"seen": 8, "liked": 8}, {"seen": "item_id"}
 
@@ -139,6 +141,27 @@ def test_the_constructor_refuses_them_too(spec, message):
         DTRN(spec, TASKS, DTRN.Config())
 
 
+def of_two_widths():
+    """Each sequence is as wide as its own target, and the two differ."""
+    spec = spec_of(sequence("seen"), sequence("liked", target="other", width=6))
+    return replace(spec, fields=(*spec.fields, FieldSpec("other", 6, "item", "other")))
+
+
+@pytest.mark.xfail(reason="sequences of several widths are found out by torch.cat, in forward", strict=True)
+@pytest.mark.parametrize("options", [{}, {"pool": "mean"}, {"interest": "plain"}], ids=str)
+def test_sequences_of_several_widths_are_refused(options):
+    with pytest.raises(ValueError, match="dim"):
+        DTRN(of_two_widths(), TASKS, DTRN.Config(**options))
+
+
+def test_the_mean_of_sequences_does_not_need_one_width():
+    spec = of_two_widths()
+    found = DTRN(spec, TASKS, DTRN.Config(interest="pooled"))(
+        features_of(spec, {"seen": [1, 0], "liked": [0, 2]}, torch.float32)
+    )
+    assert found.shared.shape == (2, 3 + WIDTH + 6 + WIDTH + 6 + 2)
+
+
 def config_of(bottom, sequences=None):
     raw = make_config("unused.parquet", run_dir="unused")
     if sequences is not None:
@@ -174,6 +197,40 @@ def test_a_config_without_a_target_is_refused():
     with pytest.raises(ValueError, match=r"bottom\.pool: attention needs the item"):
         config_of({}, sequences)
     config_of({"pool": "mean"}, sequences)
+
+
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        ({"layers": 3}, {"interest.transformer.layers.2.qkv.weight": (12, 4), "interest.norms.mlp.2.bias": (48,)}),
+        ({"ffn": 3}, {"interest.transformer.layers.0.first.weight": (12, 4)}),
+        ({"task_dim": 5}, {"interest.norms.tasks": (3, 5)}),
+        ({"behavior_dim": 5}, {"interest.norms.behaviors": (3, 5)}),
+        ({"hyper": (7, 9)}, {"interest.norms.mlp.0.bias": (7,), "interest.norms.mlp.2.weight": (9, 7)}),
+        ({"positions": True}, {"interest.positions": (9, 4)}),
+        ({"squeeze": "flat", "reduction": 3}, {"refinement.gate.first.weight": (3, 21, 7)}),
+        ({"granularity": "bit"}, {"refinement.gate.second.bias": (3, 1, 21)}),
+        ({"refinement": "shared", "reduction": 7}, {"refinement.gate.first.weight": (1, 7, 1)}),
+    ],
+    ids=str,
+)
+def test_options_decide_the_weights(options, shapes):
+    weights = dict(DTRN(spec_of(), TASKS, DTRN.Config(**options)).named_parameters())
+    assert {name: tuple(weights[name].shape) for name in shapes} == shapes
+
+
+def test_heads_are_those_of_the_attention():
+    bottom = DTRN(spec_of(), TASKS, DTRN.Config(heads=4, layers=2))
+    assert [layer.num_heads for layer in bottom.interest.transformer.layers] == [4, 4]
+
+
+@pytest.mark.parametrize(("pool", "moved"), [("target", [True, True, False]), ("mean", [False] * 3)])
+def test_the_target_is_seen_by_the_sequences_that_name_it_unless_all_are_averaged(pool, moved):
+    spec = spec_of()
+    bottom, features = DTRN(spec, TASKS, DTRN.Config(pool=pool)), features_of(spec, dtype=torch.float32)
+    other = replace(features, fields={**features.fields, "item_id": -features.fields["item_id"]})
+    interests = [bottom.interest(x).unflatten(-1, (3, WIDTH)) for x in (features, other)]
+    assert (interests[0] != interests[1]).any(-1).any(0).any(0).tolist() == moved
 
 
 def test_it_starts_from_torchs_seed_and_from_a_state_dict():
