@@ -17,8 +17,10 @@ EXAMPLES = [
     "cdnow/htlnet.yaml",
     "cdnow/ncs4cvr.yaml",
     "cdnow/shared_bottom.yaml",
+    "kuairand/dtrn.yaml",
     "kuairand/htlnet.yaml",
     "kuairand/ncs4cvr.yaml",
+    "movielens/dtrn.yaml",
     "online_retail/htlnet.yaml",
 ]
 
@@ -34,7 +36,10 @@ def made_up(config):
             columns[f.source] = [rng.integers(0, rows[f.table], n).tolist() for n in rng.integers(0, 5, ROWS)]
     for s in config.features.sequences:
         columns[s.source] = [rng.integers(0, rows[s.table], n).tolist() for n in rng.integers(0, 5, ROWS)]
-    columns |= {d.source: rng.normal(size=ROWS) for d in config.features.dense}
+        if s.times is not None:
+            columns[s.times] = [rng.integers(0, 1000, len(ids)).tolist() for ids in columns[s.source]]
+            columns[s.now] = rng.integers(1000, 2000, ROWS)
+    columns |= {d.source: rng.normal(size=ROWS) for d in config.features.dense if d.source not in columns}
     for t in config.tasks:
         columns[t.label] = rng.integers(0, 2, ROWS) if t.kind == "binary" else rng.exponential(size=ROWS)
     columns |= {t.space: rng.integers(0, 2, ROWS) for t in config.tasks if t.space is not None}

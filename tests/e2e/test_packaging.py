@@ -28,9 +28,9 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
-def test_the_wheel_holds_every_module_and_the_example(site):
+def test_the_wheel_holds_every_module_and_the_examples(site):
     expected = {path.relative_to(ROOT) for path in (ROOT / "torchrec_mtl").rglob("*")}
-    for folder in ("components", "examples/cdnow"):
+    for folder in ("components", "examples/cdnow", "examples/movielens"):
         expected |= {Path("torchrec_mtl") / path.relative_to(ROOT) for path in (ROOT / folder).iterdir()}
     expected = {path for path in expected if path.suffix in DATA_FILES}
     found = {path.relative_to(site) for path in (site / "torchrec_mtl").rglob("*") if path.is_file()}
@@ -53,20 +53,21 @@ def test_the_licence_and_the_entry_points_are_declared(site):
 def test_torchx_finds_our_components_and_keeps_its_own(site, tmp_path):
     script = "from torchx.specs.finder import get_components; print(*get_components())"
     names = _python(site, tmp_path, "-c", script).split()
-    assert {"mtl.htlnet", "mtl.ncs4cvr", "mtl.shared_bottom", "mtl.train", "dist.ddp", "utils.echo"} <= set(names)
+    ours = {f"mtl.{name}" for name in ("dtrn", "htlnet", "ncs4cvr", "shared_bottom", "train")}
+    assert {*ours, "dist.ddp", "utils.echo"} <= set(names)
     assert not [name for name in names if "._" in name]
 
 
-def test_the_installed_component_runs_the_installed_example(site, tmp_path):
-    if not (ROOT / "examples" / "cdnow" / "htlnet.yaml").is_file():
+@pytest.mark.parametrize(("name", "example"), [("dtrn", "movielens"), ("htlnet", "cdnow")])
+def test_the_installed_component_runs_the_installed_example(site, tmp_path, name, example):
+    if not (ROOT / "examples" / example / f"{name}.yaml").is_file():
         pytest.skip("no example config in this tree")
-    script = "from torchrec_mtl.components.train import htlnet; print(htlnet().roles[0].args[1])"
+    folder = site / "torchrec_mtl" / "examples" / example
+    script = f"from torchrec_mtl.components.train import {name} as f; print(f().roles[0].args[1])"
     command = _python(site, tmp_path, "-c", script)
-    assert str(site / "torchrec_mtl" / "examples" / "cdnow" / "htlnet.yaml") in command
+    assert str(folder / f"{name}.yaml") in command
     load = f"from torchrec_mtl.config.load import load_config; print(load_config({command.split()[-1]!r}).data.prepare)"
-    assert _python(site, tmp_path, "-c", load).strip() == str(
-        site / "torchrec_mtl" / "examples" / "cdnow" / "prepare.py"
-    )
+    assert _python(site, tmp_path, "-c", load).strip() == str(folder / "prepare.py")
 
 
 def _link_tree(target: Path) -> None:

@@ -170,10 +170,12 @@ def test_rows_of_padding_change_no_other():
 @pytest.mark.parametrize("options", [{}, {"layers": 2}, {"interest": "plain"}, {"interest": "pooled"}], ids=str)
 def test_a_folded_one_gives_the_same(options, dtype, bound):
     bottom, features = build(TIMED, dtype=dtype, **options), features_of(TIMED, dtype=dtype)
+    folded = bottom.folded()
     with torch.no_grad():
-        found, expected = bottom.folded()(features), bottom(features)
+        found, expected = folded(features), bottom(features)
     for mine, theirs in ((found.per_task, expected.per_task), (found.shared, expected.shared)):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=bound * float(theirs.abs().max()))
+    assert not [name for name, _ in folded.named_parameters() if "norms" in name]
 
 
 def size(*args, **options):

@@ -15,17 +15,18 @@ from torchx.specs.finder import ComponentValidationException, ModuleComponentsFi
 from components import train as components
 
 ROOT = Path(__file__).parents[3]
-NAMES = ["htlnet", "ncs4cvr", "shared_bottom", "train"]
+EXAMPLES = {"dtrn": "movielens", "htlnet": "cdnow", "ncs4cvr": "cdnow", "shared_bottom": "cdnow"}
+NAMES = [*EXAMPLES, "train"]
 TRAIN = ["--config", "mine.yaml"]
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A current folder with the example's configs, and no settings of OpenMP in the shell."""
-    example = tmp_path / "examples" / "cdnow"
-    example.mkdir(parents=True)
-    for name in ("htlnet.yaml", "ncs4cvr.yaml", "shared_bottom.yaml"):
-        (example / name).touch()
+    """A current folder with the examples' configs, and no settings of OpenMP in the shell."""
+    for name, example in EXAMPLES.items():
+        config = tmp_path / "examples" / example / f"{name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.touch()
     monkeypatch.chdir(tmp_path)
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
@@ -64,11 +65,11 @@ def test_every_argument_has_help_of_its_own(name):
     assert all(help_of.values())
 
 
-@pytest.mark.parametrize("name", ["htlnet", "ncs4cvr", "shared_bottom"])
-def test_the_bare_command_trains_the_example(repository, name):
+@pytest.mark.parametrize(("name", "example"), EXAMPLES.items())
+def test_the_bare_command_trains_the_example(repository, name, example):
     app = getattr(components, name)()
     assert app.name == name
-    assert command_of(app)[-4:] == ["-m", "torchrec_mtl", "train", f"examples/cdnow/{name}.yaml"]
+    assert command_of(app)[-4:] == ["-m", "torchrec_mtl", "train", f"examples/{example}/{name}.yaml"]
 
 
 def test_options_then_overrides_reach_the_command(repository):
@@ -106,10 +107,21 @@ def test_a_wrong_command_is_explained(repository, args, message):
         materialize_appdef(components.htlnet, args)
 
 
-def test_a_missing_example_is_explained(tmp_path, monkeypatch):
+@pytest.mark.parametrize("example", ["cdnow", "movielens"])
+def test_a_missing_example_is_explained(tmp_path, monkeypatch, example):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ComponentValidationException, match=r"no examples/cdnow/none\.yaml in"):
-        components.train(config="examples/cdnow/none.yaml")
+    with pytest.raises(ComponentValidationException, match=rf"no examples/{example}/none\.yaml in"):
+        components.train(config=f"examples/{example}/none.yaml")
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES.items())
+def test_an_example_is_found_beside_the_package(tmp_path, monkeypatch, name, example):
+    if not (ROOT / "examples" / example / f"{name}.yaml").is_file():
+        pytest.skip("no example config in this tree")
+    monkeypatch.chdir(tmp_path)
+    found = Path(command_of(getattr(components, name)())[-1])
+    assert found.parts[-3:] == ("examples", example, f"{name}.yaml")
+    assert found.is_file()
 
 
 @pytest.mark.parametrize(("nproc", "threads"), [(1, "8"), (2, "4"), (3, "2"), (16, "1")])
