@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Bottom, Representation
-from torchrec_mtl.bottoms.targets import check_features, target_problems
+from torchrec_mtl.bottoms.targets import check_features, target_problems, width_of
 from torchrec_mtl.config.base import PluginConfig, Targets, Widths
 from torchrec_mtl.features import Features, FeaturesSpec, FieldSpec
 
@@ -82,7 +82,7 @@ class ActivationUnit(nn.Module):
         super().__init__()
         self.names = tuple(s.name for s in sequences)
         self.targets = tuple(s.target or "" for s in sequences)
-        width = sequences[0].dim
+        width = width_of(sequences)
         self.of_event = nn.Linear(2 * width, hidden[0], bias=False)
         self.of_target = nn.Linear(width, hidden[0], bias=False)
         self.of_sequence = nn.Parameter(torch.zeros(len(sequences), 1, hidden[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -143,13 +144,11 @@ class DTRN(Bottom):
         return Representation(shared=refined.mean(0), per_task=refined, features=features)
 
     def folded(self) -> DTRN:
-        """Return one for inference, of which the conditional norms are constants; it shares all other weights."""
-        made = DTRN.__new__(DTRN)
-        nn.Module.__init__(made)
-        made.num_tasks, made.out_features = self.num_tasks, self.out_features
-        made.interest = self.interest.folded() if isinstance(self.interest, Interest) else None
-        made.concat, made.refinement = self.concat, self.refinement
-        return made.eval()
+        """Return a copy for inference, of which the conditional norms are constants."""
+        made = copy.deepcopy(self)
+        if isinstance(made.interest, Interest):
+            made.interest = made.interest.folded()
+        return made.eval().requires_grad_(False)
 
     def _columns(self, features: Features) -> Tensor:
         """Return z_k [K, B, D]; one [B, D] where it is the same for all tasks."""
@@ -170,7 +169,7 @@ def _interest(spec: FeaturesSpec, num_tasks: int, config: DTRN.Config) -> Intere
     return Interest(
         spec.sequences,
         HyperNetwork(
-            num_tasks,
+            num_tasks if config.condition != "behavior" else 1,
             [s.behavior or s.name for s in spec.sequences],
             norms,
             width,

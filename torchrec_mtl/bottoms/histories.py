@@ -27,6 +27,9 @@ class Histories:
         sequences: J of them, of one width d.
         max_length: no history is longer.
 
+    Raises:
+        ValueError: one is longer, where lengths need not be read back from a device.
+
     Attributes:
         values: [N + 1, d].
         counts: events of each sequence; the further one is counted with the last sequence.
@@ -106,6 +109,9 @@ class Histories:
         if device.type == "cpu" and not torch.compiler.is_compiling():
             groups = torch.bucketize(lengths, torch.tensor(widths))
             counts = torch.bincount(groups, minlength=len(widths)).tolist()
+            if len(counts) > len(widths):
+                longest = int(lengths.max())
+                raise ValueError(f"a history has {longest} events, more than its max_length {max_length}; cut it")
         else:
             groups, widths, counts = torch.zeros_like(lengths), widths[-1:], [lengths.numel()]
         self._order = torch.argsort(groups, stable=True)

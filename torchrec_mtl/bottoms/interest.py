@@ -10,6 +10,7 @@ from torch.nn.functional import layer_norm
 
 from torchrec_mtl.bottoms.conditions import FixedNorms, HyperNetwork, PlainNorms
 from torchrec_mtl.bottoms.histories import Histories
+from torchrec_mtl.bottoms.targets import width_of
 from torchrec_mtl.bottoms.transformer import ConditionalTransformer
 from torchrec_mtl.features import GAP_BUCKETS, Features, FieldSpec
 
@@ -47,7 +48,7 @@ class Interest(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        width = sequences[0].dim
+        width = width_of(sequences)
         self.names = tuple(s.name for s in sequences)
         self.targets = tuple(s.target if to_target else None for s in sequences)
         self.max_length = max(s.max_length for s in sequences)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchrec_mtl.config.base import PluginConfig, Targets, Widths
-from torchrec_mtl.features import FeaturesSpec
+from torchrec_mtl.features import FeaturesSpec, FieldSpec
 
 
 def target_problems(option: str, fields: Widths, sequences: Widths, targets: Targets) -> list[str]:
@@ -40,3 +42,16 @@ def check_features(spec: FeaturesSpec, config: PluginConfig) -> None:
     targets = {s.name: s.target for s in spec.sequences if s.target is not None}
     if problems := config.feature_problems(fields, sequences, targets):
         raise ValueError(f"bottom: {problems[0]}")
+
+
+def width_of(sequences: Sequence[FieldSpec]) -> int:
+    """Return the width that these sequences have in common; those of a YAML always have one.
+
+    Raises:
+        ValueError: they differ.
+    """
+    widths = {s.name: s.dim for s in sequences}
+    if len(set(widths.values())) > 1:
+        found = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise ValueError(f"bottom: sequences that are read together need one dim (found {found}); give them the same")
+    return sequences[0].dim

@@ -168,7 +168,6 @@ def test_the_constructor_refuses_them_too():
         DIN(spec_of(sequence("seen", target=None)), TASKS, DIN.Config())
 
 
-@pytest.mark.xfail(reason="sequences of several widths are found out by torch.cat, in forward", strict=True)
 def test_sequences_of_several_widths_are_refused():
     spec = spec_of(sequence("clicked"), sequence("bought", target="other", width=6))
     spec = replace(spec, fields=(*spec.fields, FieldSpec("other", 6, "item", "other")))

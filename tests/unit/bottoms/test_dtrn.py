@@ -86,7 +86,6 @@ def test_where_nothing_tells_tasks_apart_they_share_one_representation(options, 
     assert build(refinement=refinement, **options)(features_of(spec_of())).per_task is None
 
 
-@pytest.mark.xfail(reason="K equal copies of everything, computed K times", strict=True)
 @pytest.mark.parametrize("refinement", ["shared", "none"])
 def test_norms_that_know_no_task_make_one_representation(refinement):
     assert build(condition="behavior", refinement=refinement)(features_of(spec_of())).per_task is None
