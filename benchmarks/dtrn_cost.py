@@ -10,6 +10,7 @@ thread, all sides in turn.
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -110,10 +111,8 @@ def dtrn(spec: FeaturesSpec, num_tasks: int) -> DTRN:
 
 def with_interest(bottom: DTRN, interest: torch.nn.Module) -> DTRN:
     """Return a bottom like ``bottom``, with another module in place of its interest module."""
-    made = DTRN.__new__(DTRN)
-    torch.nn.Module.__init__(made)
-    made.num_tasks, made.out_features = bottom.num_tasks, bottom.out_features
-    made.interest, made.concat, made.refinement = interest, None, bottom.refinement
+    made = copy.deepcopy(bottom)
+    made.interest = interest
     return made
 
 

@@ -60,6 +60,11 @@ class FeaturesSpec:
     sequences: tuple[FieldSpec, ...]
     dense: tuple[DenseSpec, ...]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each field, sequence (as one vector), and dense column, side by side in this order."""
+        return (*(f.dim for f in (*self.fields, *self.sequences)), *(1 for _ in self.dense))
+
     def select(
         self,
         *,
@@ -107,13 +112,15 @@ class Jagged:
     lengths: Tensor
     gaps: Tensor | None = None
 
+    def rows(self) -> Tensor:
+        """Return [N], the row of each value."""
+        numbers = torch.arange(self.lengths.numel(), device=self.values.device)
+        return torch.repeat_interleave(numbers, self.lengths.long(), output_size=self.values.shape[0])
+
     def pooled(self, how: str) -> Tensor:
         """Return [B, d]: ``sum`` or ``mean`` over each sequence; zeros for an empty one."""
-        num_rows = self.lengths.numel()
-        rows = torch.repeat_interleave(
-            torch.arange(num_rows, device=self.values.device), self.lengths.long(), output_size=self.values.shape[0]
-        )
-        total = self.values.new_zeros(num_rows, self.values.shape[1]).index_add(0, rows, self.values)
+        empty = self.values.new_zeros(self.lengths.numel(), self.values.shape[1])
+        total = empty.index_add(0, self.rows(), self.values)
         if how == "sum":
             return total
         return total / self.lengths.clamp_min(1).to(total.dtype).unsqueeze(1)

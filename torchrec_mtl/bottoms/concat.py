@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from torchrec_mtl.bottoms.base import Bottom, Representation
 from torchrec_mtl.config.base import PluginConfig
@@ -31,10 +33,20 @@ class Concat(Bottom):
         """See the class."""
         super().__init__(spec, tasks, config)
         self.pooling = config.pooling
-        self.out_features = sum(f.dim for f in (*spec.fields, *spec.sequences)) + len(spec.dense)
+        self.out_features = sum(spec.widths)
 
     def forward(self, features: Features) -> Representation:
         """Return ``shared`` [B, D] with D the sum of all widths."""
-        parts = [features.fields[f.name] for f in features.spec.fields]
-        parts += [features.sequences[s.name].pooled(self.pooling) for s in features.spec.sequences]
-        return Representation(shared=torch.cat([*parts, features.dense], dim=1), features=features)
+        pooled = [features.sequences[s.name].pooled(self.pooling) for s in features.spec.sequences]
+        return Representation(shared=side_by_side(features, pooled), features=features)
+
+
+def side_by_side(features: Features, sequences: Sequence[Tensor]) -> Tensor:
+    """Return the columns [B, D] of all features, in the order of ``FeaturesSpec.widths``.
+
+    Args:
+        features: fields and dense columns.
+        sequences: what became of the sequences, in their order: one [B, d] each, or several in one tensor.
+    """
+    fields = (features.fields[f.name] for f in features.spec.fields)
+    return torch.cat([*fields, *sequences, features.dense], dim=1)

@@ -92,7 +92,8 @@ class PlainNorms(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Return scales and shifts, [n, J, 1, d] each."""
-        return tuple(p.expand(-1, self.num_sequences, -1, -1) for p in (self.weight, self.bias))  # type: ignore[return-value]
+        shape = (-1, self.num_sequences, -1, -1)
+        return self.weight.expand(shape), self.bias.expand(shape)
 
 
 class FixedNorms(nn.Module):

@@ -11,9 +11,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Bottom, Representation
+from torchrec_mtl.bottoms.concat import side_by_side
 from torchrec_mtl.bottoms.targets import check_features, target_problems, width_of
 from torchrec_mtl.config.base import PluginConfig, Targets, Widths
-from torchrec_mtl.features import Features, FeaturesSpec, FieldSpec
+from torchrec_mtl.features import Features, FeaturesSpec, FieldSpec, Jagged
 
 # Shapes: B batch, J sequences with a target, H = J B histories, N events of all of them, d width, h hidden width.
 
@@ -53,17 +54,16 @@ class DIN(Bottom):
         check_features(spec, config)
         aimed = [s for s in spec.sequences if s.target is not None]
         self.unit = ActivationUnit(aimed, config.unit)
-        self.out_features = sum(f.dim for f in (*spec.fields, *spec.sequences)) + len(spec.dense)
+        self.out_features = sum(spec.widths)
 
     def forward(self, features: Features) -> Representation:
         """Return ``shared`` [B, D] with D the sum of all widths."""
         summed = self.unit(features)
-        parts = [features.fields[f.name] for f in features.spec.fields]
-        parts += [
+        sequences = [
             features.sequences[s.name].pooled("mean") if s.target is None else summed[s.name]
             for s in features.spec.sequences
         ]
-        return Representation(shared=torch.cat([*parts, features.dense], dim=1), features=features)
+        return Representation(shared=side_by_side(features, sequences), features=features)
 
 
 class ActivationUnit(nn.Module):
@@ -94,15 +94,11 @@ class ActivationUnit(nn.Module):
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Return sequence -> [B, d], zeros for an empty history."""
         sequences = [features.sequences[name] for name in self.names]
-        events = torch.cat([s.values for s in sequences])
-        lengths = torch.cat([s.lengths for s in sequences]).long()
-        rows = torch.repeat_interleave(
-            torch.arange(len(lengths), device=events.device), lengths, output_size=len(events)
-        )
+        events, lengths = (torch.cat(parts) for parts in zip(*((s.values, s.lengths) for s in sequences), strict=True))
+        rows = Jagged(events, lengths).rows()
         targets = torch.stack([features.fields[name] for name in self.targets])  # [J, B, d]
         known = (self.of_target(targets) + self.of_sequence).flatten(0, 1)  # [H, h]
         products = events * targets.flatten(0, 1).index_select(0, rows)
         hidden = self.of_event(torch.cat([events, products], dim=1)) + known.index_select(0, rows)
-        weighed = events * self.rest(hidden)
-        summed = weighed.new_zeros(len(lengths), events.shape[1]).index_add(0, rows, weighed)
+        summed = Jagged(events * self.rest(hidden), lengths).pooled("sum")
         return dict(zip(self.names, torch.chunk(summed, len(self.names)), strict=True))

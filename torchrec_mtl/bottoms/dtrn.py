@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Bottom, Representation
-from torchrec_mtl.bottoms.concat import Concat
+from torchrec_mtl.bottoms.concat import Concat, side_by_side
 from torchrec_mtl.bottoms.conditions import Condition, HyperNetwork, PlainNorms
 from torchrec_mtl.bottoms.interest import Interest
 from torchrec_mtl.bottoms.refinement import Granularity, Refinement, Squeeze
@@ -118,15 +118,14 @@ class DTRN(Bottom):
         super().__init__(spec, tasks, config)
         check_features(spec, config)
         self.num_tasks = len(tasks)
-        widths = [f.dim for f in (*spec.fields, *spec.sequences)] + [1] * len(spec.dense)
-        self.out_features = sum(widths)
+        self.out_features = sum(spec.widths)
         self.interest: nn.Module | None = _interest(spec, len(tasks), config) if config.interest != "pooled" else None
         self.concat = Concat(spec, tasks, Concat.Config()) if self.interest is None else None
         gates = {"task": len(tasks), "shared": 1, "none": 0}[config.refinement]
         self.refinement = (
             Refinement(
                 gates,
-                widths,
+                spec.widths,
                 granularity=config.granularity,
                 squeeze=config.squeeze,
                 reduction=config.reduction,
@@ -146,8 +145,8 @@ class DTRN(Bottom):
     def folded(self) -> DTRN:
         """Return a copy for inference, of which the conditional norms are constants."""
         made = copy.deepcopy(self)
-        if isinstance(made.interest, Interest):
-            made.interest = made.interest.folded()
+        if isinstance(self.interest, Interest):
+            made.interest = self.interest.folded()
         return made.eval().requires_grad_(False)
 
     def _columns(self, features: Features) -> Tensor:
@@ -157,9 +156,9 @@ class DTRN(Bottom):
             return pooled.shared
         assert self.interest is not None
         interests: Tensor = self.interest(features)
-        parts = torch.cat([features.fields[f.name] for f in features.spec.fields] or [features.dense[:, :0]], dim=1)
         if interests.shape[0] == 1:
-            return torch.cat([parts, interests.squeeze(0), features.dense], dim=1)
+            return side_by_side(features, interests.unbind())
+        parts = torch.cat([features.fields[f.name] for f in features.spec.fields] or [features.dense[:, :0]], dim=1)
         tasks = (interests.shape[0], -1, -1)
         return torch.cat([parts.expand(*tasks), interests, features.dense.expand(*tasks)], dim=2)
 

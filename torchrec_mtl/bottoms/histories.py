@@ -112,12 +112,14 @@ class Histories:
             if len(counts) > len(widths):
                 longest = int(lengths.max())
                 raise ValueError(f"a history has {longest} events, more than its max_length {max_length}; cut it")
-        else:
-            groups, widths, counts = torch.zeros_like(lengths), widths[-1:], [lengths.numel()]
-        self._order = torch.argsort(groups, stable=True)
+            self._blocks = [(n, width) for n, width in zip(counts, widths, strict=True) if n]
+            padded = torch.tensor(widths)[groups]
+        else:  # a tensor made of numbers would have to be copied to the device in each step
+            self._blocks = [(lengths.numel(), max_length)]
+            padded = torch.full_like(lengths, max_length)
+        self._order = torch.argsort(padded, stable=True)
         self._place = torch.empty_like(self._order).scatter_(0, self._order, torch.arange(len(lengths), device=device))
-        self._blocks = [(n, width) for n, width in zip(counts, widths, strict=True) if n]
-        self._fill(torch.tensor(widths, device=device)[groups[self._order]])
+        self._fill(padded[self._order])
 
     def _fill(self, widths: Tensor) -> None:
         """Say which event each slot reads, and the other way round.

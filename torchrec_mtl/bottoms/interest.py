@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -74,14 +75,11 @@ class Interest(nn.Module):
         return interests.permute(2, 1, 0, 3).flatten(2)
 
     def folded(self) -> Interest:
-        """Return one whose norms are constants, part of the maps around them where that spares work; for inference."""
-        made = Interest.__new__(Interest)
-        nn.Module.__init__(made)
-        made.names, made.targets, made.max_length = self.names, self.targets, self.max_length
+        """Return a copy for inference, whose norms are constants and part of the maps around them where that helps."""
+        made = copy.deepcopy(self)
         with torch.no_grad():
-            scale, shift = self.norms()
-        made.norms, made.transformer = FixedNorms(scale, shift), self.transformer.folded(scale, shift)
-        made.positions, made.gaps, made.query = self.positions, self.gaps, self.query
+            scale, shift = made.norms()
+        made.norms, made.transformer = FixedNorms(scale, shift), made.transformer.folded(scale, shift)
         return made
 
     def _embedded(self, features: Features, histories: Histories) -> Tensor:

@@ -122,8 +122,7 @@ class ConditionalTransformer(nn.Module):
 
     def folded(self, scale: Tensor, shift: Tensor) -> ConditionalTransformer:
         """Return one for these scales and shifts alone; it shares the weights."""
-        made = ConditionalTransformer.__new__(ConditionalTransformer)
-        nn.Module.__init__(made)
+        made = ConditionalTransformer(width=0, num_layers=0, num_heads=1, hidden=0)
         made.layers = nn.ModuleList(
             FoldedLayer(layer, scale[2 * i], shift[2 * i])
             for i, layer in enumerate(self.layers)
