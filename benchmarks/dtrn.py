@@ -48,9 +48,11 @@ QUESTIONS = (
     ("pooled histories", "no histories"),
 )
 MEAN = "mean of tasks"
+TUNED, UNTUNED = "tuned", "200 trees, not tuned"
 _ALPHA = 0.05
 
 Values = Mapping[str, Mapping[int, float]]  # task -> seed -> AUC on the test rows
+References = Mapping[str, Mapping[str, Sequence[float]]]  # how LightGBM was trained -> task -> AUC, one a seed
 
 
 @dataclass(frozen=True)
@@ -179,49 +181,55 @@ def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Estim
     return Estimate(mean, float(student.ppf(0.975, freedom)) * math.sqrt(total), count)
 
 
-def lightgbm_table(found: Mapping[str, Measured], reference: Mapping[str, Sequence[float]]) -> Table | None:
-    """Return the best model beside LightGBM; None while no model has seen the test rows.
+def lightgbm_table(found: Mapping[str, Measured], references: References) -> Table | None:
+    """Return the best model beside LightGBM, on each task and on their mean; None while none has seen the test rows.
 
     Args:
         found: what is known of the models.
-        reference: task -> LightGBM's AUC on the test rows, one a seed.
+        references: how LightGBM was trained -> task -> its AUC on the test rows, one a seed.
     """
     name = best_model(found)
     if name is None:
         return None
-    rows = []
-    for task, theirs in reference.items():
-        ours = list(found[name].values.get(task, {}).values())
-        if ours:
+    models = [with_mean(m.values) for m in found.values() if all(m.values.values())]
+    best, rows = with_mean(found[name].values), []
+    for kind, figures in references.items():
+        theirs_of = {task: values for task, values in figures.items() if best.get(task)}
+        mean = {MEAN: np.mean(list(theirs_of.values()), axis=0)} if len(theirs_of) == len(best) - 1 else {}
+        for task, theirs in (theirs_of | mean).items():
+            ours = list(best[task].values())
             difference = unpaired_difference(ours, theirs)
-            mark = _excludes_0(difference)
-            said = {"better": "yes", "worse": "no"}.get(mark, "cannot be told")
-            above = sum(float(np.mean(list(m.values[task].values()))) > np.mean(theirs) for m in _tested(found, task))
+            said = {"better": "yes", "worse": "no"}.get(_excludes_0(difference), "cannot be told")
+            above = sum(float(np.mean(list(m[task].values()))) > np.mean(theirs) for m in models)
             cells = (_estimated(estimate(ours)), _estimated(estimate(theirs)), _estimated(difference, "+"), said)
-            rows.append((Cell(task, number=False), *map(Cell, cells), Cell(f"{above} of {len(_tested(found, task))}")))
-    columns = ("task", name, "LightGBM", "difference", "beaten", "models with a higher mean")
+            names = Cell(kind, number=False), Cell(task, number=False)
+            rows.append((*names, *map(Cell, cells), Cell(f"{above} of {len(models)}")))
+    columns = ("LightGBM", "task", name, "LightGBM's", "difference", "beaten", "models with a higher mean")
     notes = (
         f"AUC on the test rows, mean ± 95 % interval over seeds. {name} has the best score on the validation rows, on "
-        "which LightGBM's settings were chosen, too. Difference: Welch's interval; beaten: it lies above 0.",
+        f"which {TUNED} LightGBM's settings were chosen, too. Difference: Welch's interval; beaten: it lies above 0.",
     )
     return Table("Against LightGBM", columns, tuple(rows), notes)
 
 
-def read_lightgbm(path: Path) -> dict[str, list[float]]:
-    """Return task -> AUC on the test rows, one a seed; empty where the file is missing."""
+def read_lightgbm(path: Path) -> References:
+    """Return how LightGBM was trained -> task -> AUC on the test rows, one a seed; empty where the file is missing."""
     if not path.is_file():
         return {}
     figures = json.loads(path.read_text(encoding="utf-8"))
-    return {task: values["test"] for task, values in figures.items() if values["metric"] == "auc"}
+    by_auc = {task: values for task, values in figures.items() if values["metric"] == "auc"}
+    kinds = {TUNED: "test", UNTUNED: "untuned"}
+    read = {kind: {t: values[key] for t, values in by_auc.items() if key in values} for kind, key in kinds.items()}
+    return {kind: tasks for kind, tasks in read.items() if tasks}
 
 
-def make_report(name: str, found: Mapping[str, Measured], reference: Mapping[str, Sequence[float]]) -> str:
+def make_report(name: str, found: Mapping[str, Measured], references: References) -> str:
     """Return both tables of the suite called ``name`` as Markdown."""
     known = answers(found)
     tables = [questions_table(known)] if known else []
     head = [claim(known)] if known else ["No two models that are compared have a seed in common yet."]
-    if reference:
-        tables += [table for table in [lightgbm_table(found, reference)] if table is not None]
+    if references:
+        tables += [table for table in [lightgbm_table(found, references)] if table is not None]
     else:
         head.append("LightGBM is left out; run lightgbm_reference.py of the example first, and name its --out.")
     return to_markdown(Report("DTRN", tuple(head), (Section(name, tuple(tables), (), ()),)))
@@ -273,10 +281,6 @@ def main(arguments: Sequence[str]) -> int:
 
     cost(rest)
     return 0
-
-
-def _tested(found: Mapping[str, Measured], task: str) -> list[Measured]:
-    return [model for model in found.values() if model.values.get(task)]
 
 
 def _compared(difference: Difference | None, p: float) -> Cell:

@@ -73,6 +73,7 @@ def test_settings_are_chosen_on_the_validation_rows(monkeypatch: pytest.MonkeyPa
         return [labels[name] if right[name] else -labels[name] for name in on]
 
     monkeypatch.setattr(reference, "_predict", predict)
+    monkeypatch.setattr(reference, "_untuned", lambda inputs, labels, metric: labels["test"])
     labels = {name: np.array([0.0, 1.0]) for name in reference.SPLITS}
     found = reference._figures({}, labels, [0, 1], metric="auc")
     assert (found["leaves"], found["validation"], found["test"]) == (63, [1.0, 1.0], [0.0, 0.0])
@@ -98,6 +99,8 @@ def test_it_learns_and_writes_its_figures(
     assert list(figures) == ["click", "play_seconds"]
     assert len(figures["click"]["test"]) == 2
     assert min(figures["click"]["test"]) > 0.99
+    assert len(figures["click"]["untuned"]) == 1
+    assert figures["click"]["untuned"][0] > 0.99
     assert figures["play_seconds"]["metric"] == "gini"
     assert "test        auc" in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import io
+import json
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -294,6 +295,21 @@ def test_reference_sees_a_column_a_genre_and_no_label() -> None:
     genres = seen.filter(like="genre_")
     assert genres.columns[genres.all()].tolist() == ["genre_8", "genre_17"]  # Drama, War
     assert genres.to_numpy().sum() == 4
+
+
+def test_reference_writes_the_figures_of_the_test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = load_script("lightgbm_reference")
+    samples = make_samples((1, 1, 5, 10), (1, 2, 3, 20))
+    for name in reference.SPLITS:
+        samples.to_parquet(tmp_path / f"{name}.parquet")
+    right = {"validation": np.array([0.0, 1.0]), "test": np.array([1.0, 0.0])}  # the first row is liked and loved
+    monkeypatch.setattr(reference, "find_spec", lambda name: True)
+    monkeypatch.setattr(reference, "version", lambda name: "0")
+    monkeypatch.setattr(reference, "TASKS", ("like", "love"))
+    monkeypatch.setattr(reference, "_predict", lambda inputs, labels, *, seed: right)
+    out = tmp_path / "made" / "figures.json"
+    assert reference.main(["--data", str(tmp_path), "--out", str(out)]) == 0
+    assert json.loads(out.read_text()) == {t: {"metric": "auc", "untuned": [1.0]} for t in ("like", "love")}
 
 
 def test_reference_says_what_to_run_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
