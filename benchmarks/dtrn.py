@@ -85,13 +85,13 @@ class Answer:
     differences: Mapping[str, Difference]
 
 
-def measured(suite: Suite, out: Path) -> dict[str, Measured]:
+def measured(suite: Suite, out: Path, metric: str = "auc") -> dict[str, Measured]:
     """Return model -> what the log in ``out`` has of it; models without a run are left out."""
     log, found = Log(out / "runs.jsonl"), {}
     for pair in check_pairs(suite, Console(stderr=True), prepare=False).pairs:
         outcome = Outcome(pair)
         replay(suite, outcome, log)
-        values = {task.name: by_seed(outcome, (task.name, "auc")) for task in tasks_of([outcome])}
+        values = {task.name: by_seed(outcome, (task.name, metric)) for task in tasks_of([outcome])}
         if outcome.trials:
             found[pair.model.name] = Measured(None if outcome.best is None else outcome.best.score, values)
     return found
@@ -130,7 +130,7 @@ def answers(found: Mapping[str, Measured]) -> list[Answer]:
     return made
 
 
-def questions_table(found: Sequence[Answer]) -> Table:
+def questions_table(found: Sequence[Answer], metric: str = "auc") -> Table:
     """Return a row an answer; marked where p, corrected for all cells, is below 0.05."""
     keys = [(i, task) for i, answer in enumerate(found) for task in answer.differences]
     corrected = dict(zip(keys, holm([found[i].differences[task].p for i, task in keys]), strict=True))
@@ -141,8 +141,8 @@ def questions_table(found: Sequence[Answer]) -> Table:
         cells = (_compared(answer.differences.get(task), corrected.get((i, task), math.nan)) for task in columns)
         rows.append((*names, *cells, Cell(str(max(d.count for d in answer.differences.values())))))
     notes = (
-        "AUC on the test rows, first minus second, paired by seed, ± 95 % interval (Student's t). Second line: p of "
-        f"the paired t-test, corrected for all cells (Holm); ▲ better, ▼ worse: p < {_ALPHA:g}.",
+        f"{metric.upper()} on the test rows, first minus second, paired by seed, ± 95 % interval (Student's t). Second "
+        f"line: p of the paired t-test, corrected for all cells (Holm); ▲ better, ▼ worse: p < {_ALPHA:g}.",
     )
     return Table("Questions", ("question", "head", *columns, "seeds"), tuple(rows), notes)
 
@@ -223,10 +223,10 @@ def read_lightgbm(path: Path) -> References:
     return {kind: tasks for kind, tasks in read.items() if tasks}
 
 
-def make_report(name: str, found: Mapping[str, Measured], references: References) -> str:
+def make_report(name: str, found: Mapping[str, Measured], references: References, metric: str = "auc") -> str:
     """Return both tables of the suite called ``name`` as Markdown."""
     known = answers(found)
-    tables = [questions_table(known)] if known else []
+    tables = [questions_table(known, metric)] if known else []
     head = [claim(known)] if known else ["No two models that are compared have a seed in common yet."]
     if references:
         tables += [table for table in [lightgbm_table(found, references)] if table is not None]
@@ -244,6 +244,7 @@ def quality(arguments: Sequence[str]) -> int:
     parser.add_argument("--models", nargs="+", default=[], help="names of the suite; by default all")
     parser.add_argument("--processes", type=int, help="runs at once, one thread each; by default one a core")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
+    parser.add_argument("--metric", choices=("auc", "gauc"), default="auc", help="of the questions [%(default)s]")
     parser.add_argument("--retry-failed", action="store_true", help="run again what failed before")
     args = parser.parse_args(arguments)
     try:
@@ -262,7 +263,8 @@ def quality(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     reference = args.lightgbm or (LIGHTGBM if args.suite == SUITE else None)
-    report = make_report(suite.name, measured(suite, out), read_lightgbm(reference) if reference else {})
+    references = read_lightgbm(reference) if reference and args.metric == "auc" else {}
+    report = make_report(suite.name, measured(suite, out, args.metric), references, args.metric)
     (out / "questions.md").write_text(report, encoding="utf-8")
     print(report)
     return 0
