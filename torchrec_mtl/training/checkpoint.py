@@ -208,7 +208,7 @@ class Checkpoints:
     def _prune(self) -> None:
         chosen = self.index().values()
         surplus = [p for p in sorted(self.folder.glob("step-*")) if p.name not in chosen]
-        for old in surplus[: len(surplus) - (self.keep - 1)]:  # the latest counts as kept
+        for old in surplus[: max(len(surplus) - (self.keep - 1), 0)]:  # the latest counts as kept
             shutil.rmtree(old, ignore_errors=True)
 
 

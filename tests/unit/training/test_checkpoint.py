@@ -73,6 +73,7 @@ def test_the_last_are_kept_and_the_best(tmp_path: Path) -> None:
     assert steps(saved(tmp_path / "b", 10, 20, 30, 40, best=40)) == ["30", "40"]
     assert steps(saved(tmp_path / "c", 10, 20, 30, keep=1)) == ["30"]
     assert steps(saved(tmp_path / "d", 10, 20, 30, best=10, keep=1)) == ["10", "30"]
+    assert steps(saved(tmp_path / "e", *range(10, 90, 10), keep=5)) == ["40", "50", "60", "70", "80"]
 
 
 def test_the_best_is_the_last_that_was(tmp_path: Path) -> None:
