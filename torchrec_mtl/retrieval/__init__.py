@@ -1,0 +1,1 @@
+"""What serves retrieval students: an index of items, which needs neither torch nor torchrec."""
