@@ -17,6 +17,49 @@ from torchx.components import dist
 from torchx.specs.finder import ComponentValidationException
 
 
+def dmmp(
+    *overrides: str,
+    config: str = "examples/movielens/dmmp.yaml",
+    nproc: int = 1,
+    nodes: int = 1,
+    cpu: int = 0,
+    gpu: int = 0,
+    memMB: int = 8192,
+    h: Optional[str] = None,
+    image: str = "torchrec-mtl:latest",
+    name: str = "dmmp",
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    max_retries: int = 0,
+    rdzv_port: int = 29500,
+) -> specs.AppDef:
+    """Train DMMP; without arguments on the ratings of examples/movielens, which are prepared where they are missing.
+
+    Options come first, overrides last:
+    torchx run components/train.py:dmmp --nproc 2 train.epochs=1 head.layout=user_per_task
+
+    Args:
+        overrides: settings of the config to change, as key.path=value; after all options
+        config: the run as YAML; one of examples/movielens is found as installed where it does not lie here
+        nproc: ranks on each node; on GPUs one a GPU
+        nodes: number of nodes
+        cpu: CPU cores of each node for all its ranks; 0: the cores of this machine / nodes, at least one a rank
+        gpu: GPUs of each node, to ask of the scheduler (the device itself is the config's train.device)
+        memMB: memory of each node in MB, to ask of the scheduler
+        h: a named resource of TorchX, in place of cpu, gpu and memMB
+        image: container image, for schedulers that use one
+        name: name of the job, or experiment/name
+        env: environment of the ranks, as NAME=value,NAME=value (OMP_NUM_THREADS: by default cpu / nproc)
+        mounts: mounts of the container, as type=bind,src=/host,dst=/job[,readonly]
+        max_retries: restarts the scheduler may make; a restarted run goes on from its last checkpoint
+        rdzv_port: port on the first node where the nodes meet; not used with one node
+    """
+    return _train(
+        overrides, config=config, nproc=nproc, nodes=nodes, cpu=cpu, gpu=gpu, memMB=memMB, h=h,
+        image=image, name=name, env=env, mounts=mounts, max_retries=max_retries, rdzv_port=rdzv_port,
+    )  # fmt: skip
+
+
 def dtrn(
     *overrides: str,
     config: str = "examples/movielens/dtrn.yaml",

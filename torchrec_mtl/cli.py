@@ -6,14 +6,14 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from torchrec_mtl import __version__, doctor
+from torchrec_mtl.cli_common import RunDir, errors_for_people, fail
+from torchrec_mtl.cli_retrieval import add_retrieval
 
 app = typer.Typer(
     help="Config-driven multi-task recommenders on TorchRec.",
@@ -33,7 +33,6 @@ Overrides = Annotated[
 DataFiles = Annotated[
     list[str], typer.Option("--data", help="Parquet file, folder, or glob; may be repeated.", show_default=False)
 ]
-RunDir = Annotated[Path, typer.Argument(help="The run_dir of a trained run.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
@@ -58,49 +57,6 @@ def _root(
     return
 
 
-@contextmanager
-def _errors_for_people() -> Iterator[None]:
-    """Turn what a user can mend into a message and an exit status; anything else keeps its traceback."""
-    try:
-        doctor.require_healthy()
-    except doctor.EnvironmentMismatchError as error:
-        _fail(str(error))
-    from torchrec_mtl.objective import NonFiniteLossError
-    from torchrec_mtl.training.checkpoint import CheckpointError
-    from torchrec_mtl.training.trainer import InterruptedTrainingError
-
-    try:
-        yield
-    except InterruptedTrainingError as stop:
-        _say_once(f"{stop}; the same command goes on from there")
-        raise typer.Exit(130) from None  # no success: a scheduler that restarts jobs must see that
-    except (NonFiniteLossError, CheckpointError) as error:
-        _fail(str(error))
-    except ValueError as error:
-        if not _is_ours(error):
-            raise
-        _fail(str(error))
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised it; from elsewhere (a plug-in, torch) the traceback is what helps."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("torchrec_mtl.")
-
-
-def _fail(message: str) -> None:
-    rank = os.environ.get("RANK", "0")
-    typer.echo(f"error{'' if rank == '0' else f' (rank {rank})'}: {message}", err=True)
-    raise typer.Exit(1)
-
-
-def _say_once(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(message, err=True)
-
-
 @app.command()
 def train(
     config: ConfigFile,
@@ -112,7 +68,7 @@ def train(
 
     Writes to run_dir: config.yaml, statistics.json, metrics.jsonl, metrics.json, findings.json, checkpoints/, tb/.
     """
-    with _errors_for_people():
+    with errors_for_people():
         from rich.console import Console
 
         from torchrec_mtl.config.load import load_config
@@ -145,7 +101,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a trained run on other data, with its best checkpoint."""
-    with _errors_for_people():
+    with errors_for_people():
         from rich.console import Console
 
         from torchrec_mtl.training import report
@@ -168,7 +124,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
 ) -> None:
     """Write the key columns of the data and one column of predictions a task, in the order of the input."""
-    with _errors_for_people():
+    with errors_for_people():
         from torchrec_mtl.training.inference import predict_run
 
         rows = predict_run(run, data, out)
@@ -186,7 +142,7 @@ def report_command(
     try:
         page = write_page(run, out)
     except (ValueError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     else:
         typer.echo(f"report written to {page}")
 
@@ -210,7 +166,7 @@ def bench(
 
     Writes to the folder of the results: runs.jsonl, runs.parquet, table.md, table.html, and plots.
     """
-    with _errors_for_people():
+    with errors_for_people():
         from rich.console import Console
 
         from torchrec_mtl.bench.command import InterruptedBenchError, Options
@@ -260,7 +216,7 @@ def list_command(kind: Annotated[Listed, typer.Argument(help="What to list.", sh
 @config_app.command("check")
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Report everything that is wrong with a config, and with the columns of its data where the files exist."""
-    with _errors_for_people():
+    with errors_for_people():
         from torchrec_mtl.config.checks import notes
         from torchrec_mtl.config.load import ConfigError, load_config
         from torchrec_mtl.training.run import missing_files, open_data
@@ -283,7 +239,7 @@ def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
 @config_app.command("show")
 def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
     """Print the merged config: file, overrides, and all defaults."""
-    with _errors_for_people():
+    with errors_for_people():
         from torchrec_mtl.config.load import dump, load_config
 
         typer.echo(dump(load_config(config, overrides or ())), nl=False)
@@ -292,9 +248,12 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of configs, for completion in editors."""
-    with _errors_for_people():
+    with errors_for_people():
         from torchrec_mtl.config.schema import json_schema
 
         schema: dict[str, Any] = json_schema()
         json.dump(schema, sys.stdout, indent=2)
         typer.echo()
+
+
+add_retrieval(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -127,6 +127,19 @@ class Jagged:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The rows' items, as negatives of one another; never an input.
+
+    Attributes:
+        keys: [B] int64, equal where rows are of one item.
+        log_share: [B], logarithm of the item's share of the training rows.
+    """
+
+    keys: Tensor
+    log_share: Tensor
+
+
+@dataclass(frozen=True)
 class Features:
     """Embeddings of one batch, read by key, never by position.
 
@@ -137,6 +150,7 @@ class Features:
         spec: static description.
         noise: source of random numbers that agree over ranks; None outside our trainer (torch's own generator is used).
         valid: [B], 1 for a row of data, 0 for padding; None: all rows are data.
+        candidates: the rows' items, for in-batch negatives; None where nobody wants them.
     """
 
     fields: Mapping[str, Tensor]
@@ -145,6 +159,12 @@ class Features:
     spec: FeaturesSpec
     noise: Noise | None = None
     valid: Tensor | None = None
+    candidates: Candidates | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """Return the same with every embedding changed; dense columns are data, and stay."""
+        sequences = {n: dataclasses.replace(s, values=change(s.values)) for n, s in self.sequences.items()}
+        return dataclasses.replace(self, fields={n: change(v) for n, v in self.fields.items()}, sequences=sequences)
 
     def select(
         self,

@@ -44,6 +44,7 @@ class StepOutput:
         weights: [B, K]; of the metrics, whatever gates the losses have.
         ids: name -> [B].
         stop: some rank asked to stop after this step.
+        vectors: of a retrieval head, in evaluation: ``item`` [B, D] and ``query`` [B, K, D].
     """
 
     names: tuple[str, ...]
@@ -56,6 +57,7 @@ class StepOutput:
     weights: Tensor
     ids: Mapping[str, Tensor]
     stop: bool
+    vectors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -238,6 +240,7 @@ class Objective(nn.Module):
             weight_sums=weight_sums,
             predictions=self._predictions(out),
             further={name: value.detach() for name, value in out.predictions.items()},
+            vectors={name: value.detach() for name, value in out.vectors.items()},
             labels=batch.labels,
             weights=batch.weights if self._all_on else batch.weights * self.on[: len(self.tasks)],
             ids=batch.ids,

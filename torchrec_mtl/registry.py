@@ -30,6 +30,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "dbmtl": "torchrec_mtl.heads.dbmtl:DBMTL",
         "htlnet": "torchrec_mtl.heads.htlnet:HTLNet",
         "ncs4cvr": "torchrec_mtl.heads.ncs4cvr:NCS4CVR",
+        "dmmp": "torchrec_mtl.heads.dmmp:DMMP",
     },
     "bottom": {
         "concat": "torchrec_mtl.bottoms.concat:Concat",

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from torchrec_mtl.config.load import load_config
+from torchrec_mtl.embeddings import features_spec
 from torchrec_mtl.registry import resolve
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
@@ -20,6 +21,7 @@ EXAMPLES = [
     "kuairand/dtrn.yaml",
     "kuairand/htlnet.yaml",
     "kuairand/ncs4cvr.yaml",
+    "movielens/dmmp.yaml",
     "movielens/dtrn.yaml",
     "online_retail/htlnet.yaml",
 ]
@@ -44,12 +46,19 @@ def made_up(config):
         columns[t.label] = rng.integers(0, 2, ROWS) if t.kind == "binary" else rng.exponential(size=ROWS)
     columns |= {t.space: rng.integers(0, 2, ROWS) for t in config.tasks if t.space is not None}
     columns |= {k: np.arange(ROWS) for k in (*config.data.keys, *filter(None, [config.data.group])) if k not in columns}
+    if config.retrieval is not None:
+        columns[config.retrieval.item] = np.arange(ROWS)
+        columns[config.retrieval.seen] = [[0, 1]] * ROWS
     return pa.table(columns)
 
 
 def phases(config):
     """The phases of its head."""
-    return resolve("head", config.head.type)(1, config.task_names, config.head).phases(1)
+    spec = features_spec(config.features, "shared", config.task_names)
+    head = resolve("head", config.head.type).create(
+        1, dict.fromkeys(config.task_names, 1), config.head, features=spec, binary=config.task_names
+    )
+    return head.phases(1)
 
 
 def examples(repository):
@@ -65,9 +74,10 @@ def test_there_are_examples(repository):
 def test_an_example_trains_two_steps(repository, tmp_path, example):
     path = repository / "examples" / example
     files = [f"data.{split}={tmp_path / 'rows.parquet'}" for split in ("train", "eval", "test")]
-    config = load_config(
-        path, [*files, "data.batch_size=128", "train.epochs=1", f"run_dir={tmp_path / 'run'}", "train.references=false"]
-    )
+    words = [*files, "data.batch_size=128", "train.epochs=1", f"run_dir={tmp_path / 'run'}", "train.references=false"]
+    if load_config(path).retrieval is not None:
+        words.append(f"retrieval.items={tmp_path / 'rows.parquet'}")
+    config = load_config(path, words)
     pq.write_table(made_up(config), tmp_path / "rows.parquet")
     with process_group("cpu") as device, (tmp_path / "log").open("w") as log:
         result = train(config, device, console=Console(file=log))

@@ -53,13 +53,20 @@ def test_the_licence_and_the_entry_points_are_declared(site):
 def test_torchx_finds_our_components_and_keeps_its_own(site, tmp_path):
     script = "from torchx.specs.finder import get_components; print(*get_components())"
     names = _python(site, tmp_path, "-c", script).split()
-    ours = {f"mtl.{name}" for name in ("dtrn", "htlnet", "ncs4cvr", "shared_bottom", "train")}
+    ours = {f"mtl.{name}" for name in ("dmmp", "dtrn", "htlnet", "ncs4cvr", "shared_bottom", "train")}
     assert {*ours, "dist.ddp", "utils.echo"} <= set(names)
     assert not [name for name in names if "._" in name]
 
 
-@pytest.mark.parametrize(("name", "example"), [("dtrn", "movielens"), ("htlnet", "cdnow")])
-def test_the_installed_component_runs_the_installed_example(site, tmp_path, name, example):
+@pytest.mark.parametrize(
+    ("name", "example", "prepare"),
+    [
+        ("dtrn", "movielens", "prepare.py"),
+        ("dmmp", "movielens", "prepare_retrieval.py"),
+        ("htlnet", "cdnow", "prepare.py"),
+    ],
+)
+def test_the_installed_component_runs_the_installed_example(site, tmp_path, name, example, prepare):
     if not (ROOT / "examples" / example / f"{name}.yaml").is_file():
         pytest.skip("no example config in this tree")
     folder = site / "torchrec_mtl" / "examples" / example
@@ -67,7 +74,7 @@ def test_the_installed_component_runs_the_installed_example(site, tmp_path, name
     command = _python(site, tmp_path, "-c", script)
     assert str(folder / f"{name}.yaml") in command
     load = f"from torchrec_mtl.config.load import load_config; print(load_config({command.split()[-1]!r}).data.prepare)"
-    assert _python(site, tmp_path, "-c", load).strip() == str(folder / "prepare.py")
+    assert _python(site, tmp_path, "-c", load).strip() == str(folder / prepare)
 
 
 def _link_tree(target: Path) -> None:

@@ -47,7 +47,10 @@ def test_dotted_path_resolves():
     ("reference", "message"),
     [
         ("htlnt", "unknown head 'htlnt'. Did you mean 'htlnet'?"),
-        ("zzz", "Known: adatt, aitm, dbmtl, escm2, esmm, home, htlnet, mmoe, ncs4cvr, pepnet, ple, shared_bottom"),
+        (
+            "zzz",
+            "Known: adatt, aitm, dbmtl, dmmp, escm2, esmm, home, htlnet, mmoe, ncs4cvr, pepnet, ple, shared_bottom",
+        ),
         ("torchrec_mtl.nowhere:Head", "cannot import head 'torchrec_mtl.nowhere:Head': No module named"),
         ("torchrec_mtl.heads.htlnet:HTLNt", "has no head 'HTLNt'. Did you mean 'HTLNet'?"),
         ("torchrec_mtl.heads.htlnet.HTLNet", "written package.module:Class"),

@@ -123,7 +123,7 @@ def _needs(run: RunConfig, rule: str) -> Iterable[str]:
     for key, use in (("eval", "tuning is scored on its rows"), ("test", "the tables show its metrics")):
         if getattr(run.data, key) is None:
             yield f"data.{key}: missing; {use}"
-    problem = score_problem(rule, run.tasks)
+    problem = score_problem(rule, run.tasks, () if run.retrieval is None else run.retrieval.metrics)
     if problem is not None:
         yield problem
 

@@ -18,12 +18,18 @@ PRIMARY: Final = {"binary": "auc", "regression": "gini"}
 MAIN: Final = {"binary": ("auc",), "regression": ("gini", "nrmse")}
 MORE: Final = {"binary": ("logloss",), "regression": ("nmae", "spearman")}
 
+MEAN: Final = "mean"
+
 _HIGHER: Final = frozenset({"auc", "gauc", "spearman", "gini"})
+_RETRIEVAL: Final = frozenset({"recall", "ndcg", "hit"})
 _LOWER: Final = frozenset({"logloss", "ne", "ece", "rmse", "mae", "nrmse", "nmae", "loss"})
 
 
 def direction(metric: str) -> int:
     """Return 1 where higher is better, -1 where lower is, 0 where neither is (calibration: 1 is best)."""
+    name, at, _ = metric.partition("@")
+    if at:  # of a retrieval: recall@50
+        return 1 if name in _RETRIEVAL else 0
     return 1 if metric in _HIGHER else -1 if metric in _LOWER else 0
 
 
@@ -31,7 +37,8 @@ def score(rule: str, tasks: Sequence[TaskConfig], values: Values) -> float | Non
     """Return what tuning maximises; None where a metric is not defined.
 
     Args:
-        rule: ``auto``, the mean of the trained tasks' AUC (binary) and Gini (regression); or ``task/metric``.
+        rule: ``auto``, the mean of the trained tasks' AUC (binary) and Gini (regression); ``task/metric``; or
+            ``mean/metric``, over the trained tasks.
         tasks: of the run.
         values: task -> metric -> value.
     """
@@ -39,24 +46,31 @@ def score(rule: str, tasks: Sequence[TaskConfig], values: Values) -> float | Non
         wanted = [(t.name, PRIMARY[t.kind]) for t in tasks if t.weight > 0]
     else:
         task, _, name = rule.rpartition("/")
-        wanted = [(task, name)]
+        wanted = [(t.name, name) for t in tasks if t.weight > 0] if task == MEAN else [(task, name)]
     found = [(values.get(task, {}).get(name), direction(name)) for task, name in wanted]
     numbers = [value * sign for value, sign in found if value is not None and math.isfinite(value)]
     return float(np.mean(numbers)) if len(numbers) == len(wanted) else None
 
 
-def score_problem(rule: str, tasks: Sequence[TaskConfig]) -> str | None:
-    """Return what is wrong with a rule for these tasks."""
+def score_problem(rule: str, tasks: Sequence[TaskConfig], retrieval: Sequence[str] = ()) -> str | None:
+    """Return what is wrong with a rule for these tasks.
+
+    Args:
+        rule: see `score`.
+        tasks: of the run.
+        retrieval: further metrics that every task has.
+    """
     if rule == "auto":
         return None
     name, separator, metric = rule.rpartition("/")
-    task = next((t for t in tasks if t.name == name), None)
+    asked = [t for t in tasks if t.weight > 0] if name == MEAN else [t for t in tasks if t.name == name]
     if not separator:
         example = f"{tasks[0].name}/{PRIMARY[tasks[0].kind]}"
         return f"score: expected auto, or task/metric such as {example} (found '{rule}')"
-    if task is None:
+    if not asked:
         return f"score: no task is called '{name}'.{did_you_mean(name, [t.name for t in tasks])}"
-    fitting = [m for m in METRICS[task.kind] if direction(m)]
-    if metric not in fitting:
-        return f"score: nothing to maximise in '{metric}' of a {task.kind} task.{did_you_mean(metric, fitting)}"
+    for task in asked:
+        fitting = [m for m in (*METRICS[task.kind], *retrieval) if direction(m)]
+        if metric not in fitting:
+            return f"score: nothing to maximise in '{metric}' of a {task.kind} task.{did_you_mean(metric, fitting)}"
     return None

@@ -60,7 +60,7 @@ def single_task(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 def main_table(suite: Suite, outcomes: Sequence[Outcome]) -> Table:
     """Return the metrics on the test rows, each below its difference to the best baseline, and what models cost."""
-    columns = _columns(outcomes, MAIN)
+    columns = _columns(outcomes, MAIN, searched=("recall",))
     baseline = best_baseline(outcomes)
     differences = _differences(outcomes, baseline, columns)
     corrected = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
@@ -91,7 +91,7 @@ def transfer_table(outcomes: Sequence[Outcome]) -> Table | None:
     others = [o for o in outcomes if o is not reference]
     if reference is None or not others:
         return None
-    columns = _columns(outcomes, MAIN)
+    columns = _columns(outcomes, MAIN, searched=("recall",))
     differences = _differences(outcomes, reference, columns)
     rows = [
         (_name(o), *(_transfer(differences.get((o.pair.model.name, column)), column) for column in columns))
@@ -106,7 +106,7 @@ def transfer_table(outcomes: Sequence[Outcome]) -> Table | None:
 
 def more_table(outcomes: Sequence[Outcome]) -> Table:
     """Return the further metrics."""
-    columns = _columns(outcomes, MORE)
+    columns = _columns(outcomes, MORE, searched=("ndcg", "hit", "coverage"))
     rows = tuple((_name(o), *(Cell(_estimated(_estimate(o, column))) for column in columns)) for o in outcomes)
     return Table("Further metrics", ("model", *map(" ".join, columns)), rows, (_legend(columns),), folded=True)
 
@@ -132,8 +132,13 @@ def failures(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _columns(outcomes: Sequence[Outcome], shown: Mapping[str, Sequence[str]]) -> list[Column]:
-    return [(task.name, metric) for task in tasks_of(outcomes) for metric in shown[task.kind]]
+def _columns(
+    outcomes: Sequence[Outcome], shown: Mapping[str, Sequence[str]], *, searched: Sequence[str]
+) -> list[Column]:
+    """Return the columns of each task: its kind's metrics, and where a corpus is searched those of every length."""
+    ks = sorted({k for o in outcomes if o.pair.run.retrieval is not None for k in o.pair.run.retrieval.ks})
+    found = [f"{name}@{k}" for name in searched for k in ks]
+    return [(task.name, metric) for task in tasks_of(outcomes) for metric in (*shown[task.kind], *found)]
 
 
 def _differences(

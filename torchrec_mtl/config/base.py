@@ -128,6 +128,16 @@ class PluginConfig(Config):
         """What training itself needs ``data.eval`` for, with the remedy where there is none; empty: nothing."""
         return ""
 
+    @property
+    def retrieves(self) -> bool:
+        """Of a head: it gives the vectors that a search of a corpus needs."""
+        return False
+
+    @property
+    def needs_candidates(self) -> str:
+        """Of a head: what it needs ``Features.candidates`` for, with the remedy; empty: nothing."""
+        return ""
+
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""
         return []

@@ -17,7 +17,8 @@ _CPU_SHARDING = frozenset({"table_wise", "column_wise", "table_column_wise"})
 
 def check(draft: Draft) -> list[str]:
     """Return all problems between the sections, as far as these are valid; each with its path and the fix."""
-    return list(chain(_batches(draft), check_features(draft), check_tasks(draft), _evaluation(draft), _device(draft)))
+    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, _device)
+    return list(chain.from_iterable(one(draft) for one in checks))
 
 
 def notes(config: RunConfig) -> list[str]:
@@ -47,6 +48,17 @@ def _evaluation(draft: Draft) -> Iterator[str]:
     }
     if paths := [path for path, is_set in asked.items() if is_set]:
         yield f"{', '.join(paths)}: nothing is evaluated during training without data.eval; name its files there"
+
+
+def _retrieval(draft: Draft) -> Iterator[str]:
+    if draft.head is not None and draft.retrieval is None and draft.head.needs_candidates:
+        yield draft.head.needs_candidates
+    if draft.retrieval is None or draft.head is None or draft.head.retrieves:
+        return
+    yield (
+        f"retrieval: head '{draft.head.type}' scores rows and has no vectors to search by; use a head that retrieves, "
+        "such as dmmp, or remove this section"
+    )
 
 
 def _batches(draft: Draft) -> Iterator[str]:

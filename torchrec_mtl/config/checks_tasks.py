@@ -9,6 +9,7 @@ from itertools import chain
 from torchrec_mtl.config.base import did_you_mean
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.draft import DEFAULT_LOSS, Draft
+from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.registry import resolve
 
@@ -151,10 +152,14 @@ def _monitor(draft: Draft) -> Iterator[str]:
     elif task not in draft.task_names:
         yield f"{path}: no task is called '{task}'.{did_you_mean(task, draft.task_names)}"
     elif task in tasks:
-        yield from _metric(path, name, tasks[task], draft.data)
+        yield from _metric(path, name, tasks[task], draft.data, draft.retrieval)
 
 
-def _metric(path: str, name: str, task: TaskConfig, data: DataConfig | None) -> Iterator[str]:
+def _metric(
+    path: str, name: str, task: TaskConfig, data: DataConfig | None, retrieval: RetrievalConfig | None
+) -> Iterator[str]:
+    if retrieval is not None and name in retrieval.metrics:
+        return
     if name not in METRICS[task.kind]:
         yield f"{path}: a {task.kind} task has no metric '{name}'.{did_you_mean(name, METRICS[task.kind])}"
     elif name == "gauc" and data is not None and data.group is None:

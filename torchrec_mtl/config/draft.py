@@ -17,6 +17,7 @@ from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.explain import home, messages, shown, suggestion
 from torchrec_mtl.config.features import DenseConfig, FeaturesConfig, SequenceConfig, SparseConfig, TableConfig
 from torchrec_mtl.config.names import nearest
+from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.config.training import OptimConfig, TrainConfig
@@ -61,6 +62,7 @@ class Draft:
     bottom: PluginConfig | None = None
     head: PluginConfig | None = None
     gradient: PluginConfig | None = None
+    retrieval: RetrievalConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     run_dir: str = ""
@@ -83,6 +85,7 @@ class Draft:
             bottom=self.bottom,
             head=self.head,
             gradient=self.gradient,
+            retrieval=self.retrieval,
             optim=self.optim,
             train=self.train,
             run_dir=self.run_dir,
@@ -101,6 +104,8 @@ def read_draft(raw: Mapping[Any, Any], problems: list[str]) -> Draft:
     _read_tasks(draft, raw.get("tasks"), problems)
     for name, (kind, default) in _PLUGINS.items():
         setattr(draft, name, _plugin(kind, raw.get(name), default, name, problems))
+    if raw.get("retrieval") is not None:
+        draft.retrieval = _read(RetrievalConfig, raw["retrieval"], "retrieval", problems)
     optim, train = ({} if raw.get(name) is None else raw[name] for name in ("optim", "train"))
     draft.optim = _read(OptimConfig, optim, "optim", problems) or OptimConfig()
     draft.train = _read(TrainConfig, train, "train", problems) or TrainConfig()

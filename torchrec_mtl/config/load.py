@@ -63,8 +63,8 @@ def parse(raw: Mapping[Any, Any], source: str = "config", problems: Sequence[str
 
 
 def dump(config: RunConfig) -> str:
-    """Return the whole config, defaults included, as YAML that ``load_config`` reads."""
-    return write_yaml(config.model_dump(mode="json"))
+    """Return the whole config, defaults included, as YAML that ``load_config`` reads; without sections left out."""
+    return write_yaml(config.model_dump(mode="json", exclude={"retrieval"} if config.retrieval is None else None))
 
 
 def _read(path: Path) -> tuple[dict[Any, Any], list[str]]:

@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny
 from torchrec_mtl.config.base import Config, Name, PluginConfig
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig
+from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.config.training import OptimConfig, TrainConfig
 
@@ -26,6 +27,8 @@ class RunConfig(Config):
     """Representation to one prediction a task."""
     gradient: SerializeAsAny[PluginConfig]
     """How the tasks' gradients are combined; by default sum."""
+    retrieval: RetrievalConfig | None = None
+    """Evaluations search a corpus of items, too; of heads that retrieve, such as dmmp."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     run_dir: Name

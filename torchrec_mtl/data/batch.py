@@ -24,12 +24,14 @@ class Batch(Pipelineable):
         weights: [B, K] float32; 0 for padding and outside the task's space.
         valid: [B] float32; 1 for a row of data, 0 for padding.
         rows: [B] int64; the row's slot in the global batch, 0 .. global_size - 1, the same at any world size.
-        ids: name -> [B] int64; groups of gauc ("group"). Never an input.
+        ids: name -> [B] int64; groups of gauc ("group"), queries and items of a retrieval. Never an input.
         step: number of the global batch, counted over epochs; seeds the noise.
         global_size: rows of the global batch, padding included.
         full: no row is padding; known without reading ``valid`` back from a device.
         gaps: sequence -> [N] int64; how long ago each id was, in ``GAP_BUCKETS`` buckets, laid out as the values of its
             key in ``sequences``. Sequences without ``times`` have none.
+        log_share: [B] float32; logarithm of the share of the training rows that the row's item has, for in-batch
+            negatives; None where nobody wants it.
     """
 
     dense: Tensor
@@ -44,6 +46,7 @@ class Batch(Pipelineable):
     global_size: int
     full: bool = False
     gaps: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    log_share: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
@@ -71,4 +74,5 @@ class Batch(Pipelineable):
             global_size=self.global_size,
             full=self.full,
             gaps={name: change(values) for name, values in self.gaps.items()},
+            log_share=None if self.log_share is None else change(self.log_share),
         )

@@ -78,7 +78,12 @@ class Column:
 
 
 def config_columns(
-    data: DataConfig, features: FeaturesConfig, tasks: Sequence[TaskConfig], *, labels: bool = True
+    data: DataConfig,
+    features: FeaturesConfig,
+    tasks: Sequence[TaskConfig],
+    *,
+    labels: bool = True,
+    query: str | None = None,
 ) -> tuple[Column, ...]:
     """List what a run reads, once for each use of a column.
 
@@ -86,7 +91,8 @@ def config_columns(
         data: names the group column.
         features: inputs.
         tasks: labels, spaces, and weights.
-        labels: False where only predictions are made: what the tasks name and the group column are not read.
+        labels: False where only predictions are made: what the tasks name and the key columns are not read.
+        query: names the query of a retrieval.
     """
     columns = [_id_column(feature) for feature in (*features.pooled, *features.unpooled)]
     for sequence in features.sequences:
@@ -104,6 +110,8 @@ def config_columns(
             columns.append(Column(task.sample_weight, f"sample_weight of task '{task.name}'", "number"))
     if data.group is not None:
         columns.append(Column(data.group, "data.group", "key"))
+    if query is not None:
+        columns.append(Column(query, "retrieval.query", "key"))
     return tuple(columns)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig
@@ -16,6 +18,7 @@ from torchrec_mtl.data.assemble import make_batch
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.dense import DenseEncoder
+from torchrec_mtl.data.frequencies import Frequencies
 from torchrec_mtl.data.ids import IdEncoder, Single, encode_keys
 from torchrec_mtl.data.problems import Problems
 from torchrec_mtl.data.rows import Bools, Floats, Ints, Jagged, Rows
@@ -52,6 +55,8 @@ class Encoder:
         statistics: Statistics | None = None,
         *,
         labels: bool = True,
+        query: str | None = None,
+        frequencies: Frequencies | None = None,
     ) -> None:
         """Prepare for one config.
 
@@ -62,10 +67,12 @@ class Encoder:
             statistics: of the training data; None leaves dense values as they are.
             labels: False where only predictions are made: the columns of the tasks and the group are not read, labels
                 and weights are [N, K] zeros.
+            query: column that names the query of a retrieval; read where labels are.
+            frequencies: of the items, where batches shall say how frequent theirs are.
         """
         rows = {table.name: table.rows for table in features.tables}
         scales = {} if statistics is None else {name: (d.mean, d.std) for name, d in statistics.dense.items()}
-        self.wanted = config_columns(data, features, tasks, labels=labels)
+        self.wanted = config_columns(data, features, tasks, labels=labels, query=query)
         self.columns = tuple(dict.fromkeys(column.name for column in self.wanted))
         self.counts: collections.Counter[str] = collections.Counter()
         self.dense = DenseEncoder(features.dense, scales)
@@ -75,7 +82,10 @@ class Encoder:
         self._unpooled = [feature.name for feature in features.unpooled]
         self._num_tasks = len(tasks)
         self._labels = labels
-        self._group = data.group if labels else None
+        self._frequencies = frequencies
+        item = None if frequencies is None else frequencies.column
+        keys = {"group": data.group, "query": query, "item": item} if labels else {}
+        self._keys = {name: column for name, column in keys.items() if column is not None}
 
     def encode(self, table: pa.Table, file: str) -> Rows:
         """Encode all rows of a table.
@@ -113,7 +123,7 @@ class Encoder:
             dense=dense,
             labels=labels,
             weights=weights,
-            ids={} if self._group is None else {"group": encode_keys(get_array(table, self._group))},
+            ids={name: encode_keys(get_array(table, column)) for name, column in self._keys.items()},
             single_names=tuple(single),
             single=_stack(list(single.values()), table.num_rows),
             present=_stack_present(list(single.values()), table.num_rows),
@@ -132,7 +142,11 @@ class Encoder:
         Returns:
             A batch of B rows; see ``assemble.make_batch``.
         """
-        return make_batch(rows, self._pooled, self._unpooled, slots=slots, step=step, global_size=global_size)
+        batch = make_batch(rows, self._pooled, self._unpooled, slots=slots, step=step, global_size=global_size)
+        if self._frequencies is None:
+            return batch
+        shares = torch.from_numpy(self._frequencies.log_share(batch.ids["item"].numpy()))
+        return dataclasses.replace(batch, log_share=shares)
 
     def _encode_targets(self, table: pa.Table, problems: Problems) -> tuple[Floats, Floats]:
         if self._labels:

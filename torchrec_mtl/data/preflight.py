@@ -21,7 +21,8 @@ def check_schema(files: Sequence[DataFile], config: RunConfig, *, labels: bool =
     Returns:
         One message a problem: a missing column, a type that does not fit, files that disagree. Empty where all is well.
     """
-    columns = config_columns(config.data, config.features, config.tasks, labels=labels)
+    query = None if config.retrieval is None else config.retrieval.query
+    columns = config_columns(config.data, config.features, config.tasks, labels=labels, query=query)
     return schema_problems([(file.path, file.schema) for file in files], columns)
 
 

@@ -38,12 +38,15 @@ class HeadOutput:
         predictions: further outputs, name -> [B].
         penalties: scalars of parameters only, added to the loss.
         hidden: what ``Head.terms`` needs of the forward pass besides logits; nobody else reads it.
+        vectors: of a retrieval head, in evaluation: ``item`` [B, D], and ``query`` [B, K, D], whose sum over K (with
+            weights, if so wished) times an item's vector is the retrieval score.
     """
 
     logits: Mapping[str, Tensor]
     predictions: Mapping[str, Tensor] = field(default_factory=dict)
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Phase:
     Attributes:
         name: shown, logged, and kept in checkpoints.
         epochs: passes over the training data.
-        tasks: the tasks whose losses count; None: all.
+        tasks: the tasks and terms whose losses count; None: all.
         alternate: a step trains one of these tasks, in turn.
         trial: only looked at by the head: evaluated at its end for ``Head.end_phase``, whereas the best checkpoint and
             early stopping take no notice.
@@ -61,6 +64,8 @@ class Phase:
             order of the rows and the noise start again from there too. ``dense``: the tables stay as they are.
         origin: where later phases rewind to is the end of this one.
         steps: no more than these; None: all of the epochs.
+        masked: ``Head.update_masks`` and ``Head.freezes_bottom`` are asked before each step, as where phases alternate.
+            The dense optimizer begins it without moments, and counts its steps from 0.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Phase:
     rewind: Literal["none", "all", "dense"] = "none"
     origin: bool = False
     steps: int | None = None
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,9 +207,15 @@ class Head(nn.Module, ABC):
     def update_masks(self) -> Sequence[tuple[nn.Parameter, Tensor]]:
         """Return parameters of which the next step of the optimizer may change a part only, with bool masks of it.
 
-        What is masked keeps its value and its moments. Asked before every step of a run with a phase that alternates.
+        What is masked keeps its value and its moments. Asked before every step of a run with a phase that alternates
+        or is ``masked``.
         """
         return ()
+
+    @property
+    def freezes_bottom(self) -> bool:
+        """The next step leaves the bottom's own parameters as they are; asked where ``update_masks`` is."""
+        return False
 
     def findings(self) -> Sequence[Finding]:
         """Return what the trained head has to tell."""

@@ -50,8 +50,14 @@ def chain_names(head: str, outputs: Mapping[str, int], binary: Sequence[str] | N
     return names
 
 
-def chain_problems(head: str, tasks: Sequence[TaskConfig]) -> list[str]:
-    """Return why the binary tasks make no chain over one space, with the remedies."""
+def chain_problems(head: str, tasks: Sequence[TaskConfig], *, ordered: bool = True) -> list[str]:
+    """Return why the binary tasks make no chain over one space, with the remedies.
+
+    Args:
+        head: its name, for messages.
+        tasks: of the run.
+        ordered: what the head predicts are the chain's products, so that an ``order`` could not act.
+    """
     chain = [task for task in tasks if task.kind == "binary"]
     if len(tasks) > 1 and len(chain) < 2:
         found = chain[0].name if chain else "none"
@@ -67,7 +73,7 @@ def chain_problems(head: str, tasks: Sequence[TaskConfig]) -> list[str]:
                 f"'{task.name}' is defined inside space: {task.space}; remove its space, so that the label is 0 "
                 "elsewhere"
             )
-        if task.order is not None:
+        if task.order is not None and ordered:
             problems.append(
                 f"{head} never predicts '{task.name}' likelier than '{task.order.below}', so that its order cannot "
                 "act; remove order"

@@ -27,7 +27,7 @@ class Evaluation:
 
     Attributes:
         tasks: task -> metric -> value.
-        loss: sum of the tasks' weighted mean losses; a task without rows adds nothing.
+        loss: sum of the tasks' weighted mean losses; a task without rows adds nothing, and nan where none has any.
     """
 
     tasks: Metrics
@@ -68,7 +68,8 @@ def evaluate(outputs: Iterable[StepOutput], tasks: Sequence[TaskConfig]) -> Eval
     means = loss_sums / np.maximum(weight_sums, np.finfo(np.float32).tiny)
     defined = np.where(weight_sums > 0, means, np.nan)
     metrics = {t.name: {**found[0][t.name], "loss": float(defined[i])} for i, t in enumerate(tasks)}
-    return Evaluation(tasks=metrics, loss=float(sum(t.weight * m for t, m in zip(tasks, means, strict=True))))
+    loss = float(sum(t.weight * m for t, m in zip(tasks, means, strict=True)))
+    return Evaluation(tasks=metrics, loss=loss if weight_sums.any() else math.nan)
 
 
 def gather_rows(rows: Tensor) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -53,6 +53,22 @@ def show_evaluation(console: Console, config: RunConfig, models: Mapping[str, Me
                 values = [_shown(metrics[task].get(n)) for n in present]
                 table.add_row(task, model, *values, end_section=model == list(models)[-1])
         wide.print(table)
+    if config.retrieval is not None:
+        wide.print(_retrieval_table(config.retrieval.ks, models[config.head.type], title))
+
+
+def _retrieval_table(ks: Sequence[int], tasks: Metrics, title: str) -> Table:
+    """Return what was found in the whole corpus: a row a task and length of the list."""
+    names = ("recall", "ndcg", "hit", "coverage")
+    table = Table(title=f"retrieval from the whole corpus, {title}", title_justify="left")
+    for column in ("task", "queries", "k", *names):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, metrics in tasks.items():
+        queries = metrics.get("queries", 0)
+        for k in ks:
+            values = [_shown(metrics.get(f"{name}@{k}")) for name in names]
+            table.add_row(task, f"{queries:,.0f}", str(k), *values, end_section=k == ks[-1])
+    return table
 
 
 def _shown(value: float | None) -> str:

@@ -19,6 +19,7 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.fingerprint import Fingerprint
+from torchrec_mtl.data.frequencies import Frequencies, count_items
 from torchrec_mtl.data.preflight import check_keys, check_schema
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.findings import Finding
@@ -88,7 +89,7 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     enter(run_dir, config, fresh=fresh)
     statistics = on_rank_0(lambda: _statistics(run_dir, files, config, console))
     checkpoints = Checkpoints(run_dir, keep=config.train.keep)
-    session = open_session(config, statistics, device)
+    session = open_session(config, statistics, device, frequencies=_frequencies(config, files))
     state = _resume(session, checkpoints, fingerprint, console)
     trained = not state.finished
     if trained:
@@ -110,8 +111,8 @@ def prepare_data(config: RunConfig, console: Console) -> None:
 
 def missing_files(config: RunConfig) -> list[str]:
     """Return the local files named by the config (globs and URIs aside) that do not exist."""
-    data = config.data
-    return [p for p in (*data.train, *(data.eval or ()), *(data.test or ())) if _is_missing_file(p)]
+    data, items = config.data, config.retrieval.items if config.retrieval is not None else ()
+    return [p for p in (*data.train, *(data.eval or ()), *(data.test or ()), *items) if _is_missing_file(p)]
 
 
 def _is_missing_file(pattern: str) -> bool:
@@ -167,6 +168,14 @@ def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console
             console.print(f"data.{split}: {count:,} {what}", highlight=False, soft_wrap=True)
     found["train"].save(path)
     return found["train"]
+
+
+def _frequencies(config: RunConfig, files: Files) -> Frequencies | None:
+    """Count the items of the training data, where the head wants to know."""
+    retrieval = config.retrieval
+    if retrieval is None or not config.head.needs_candidates:
+        return None
+    return on_rank_0(lambda: count_items(files.train, retrieval.item))
 
 
 def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint, console: Console) -> TrainState:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipeline, TrainPipelineBase, TrainPipelineSparseDist
 
@@ -17,17 +18,18 @@ from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.encode import Encoder
-from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.files import DataFile, open_files
+from torchrec_mtl.data.frequencies import Frequencies
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.data.statistics import Statistics
-from torchrec_mtl.heads.base import Head
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.objective import Objective, StepOutput
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
 from torchrec_mtl.training.optim import Optimizers, UpdateMasks
+from torchrec_mtl.training.retrieval import Queries, corpus_metrics
 from torchrec_mtl.training.sharding import shard
 
 
@@ -44,6 +46,7 @@ class Session:
         optimizers: of tables and dense part.
         sparse_dist: ``TrainPipelineSparseDist``, or None where the base pipeline is used.
         scales: of the labels, which losses are built with.
+        statistics: of the training data.
     """
 
     config: RunConfig
@@ -54,6 +57,7 @@ class Session:
     optimizers: Optimizers
     sparse_dist: TrainPipelineSparseDist[Batch, StepOutput] | None
     scales: Mapping[str, LabelScale]
+    statistics: Statistics
 
     def reader(self, files: Sequence[DataFile], *, train: bool) -> ParquetReader:
         """Return a reader of this rank's share; evaluation reads in file order."""
@@ -100,13 +104,19 @@ class Session:
     def evaluate(self, files: Sequence[DataFile]) -> Evaluation:
         """Compute exact metrics over all ranks; the model is left in train mode."""
         self.model.eval()
-        batches = self.read(self.reader(files, train=False))
+        batches, queries = self.read(self.reader(files, train=False)), Queries()
+        outputs = self.run(batches)
         try:
             with torch.no_grad():
-                return evaluate(self.run(batches), self.config.tasks)
+                if self.config.retrieval is None:
+                    return evaluate(outputs, self.config.tasks)
+                evaluation = evaluate(queries.watch(outputs), self.config.tasks)
+                found = corpus_metrics(self, files, open_files(self.config.retrieval.items), queries)
         finally:
             batches.close()
             self.model.train()
+        tasks = {task: metrics | found.get(task, {}) for task, metrics in evaluation.tasks.items()}
+        return dataclasses.replace(evaluation, tasks=tasks)
 
     def tensors(self) -> dict[str, Any]:
         """Return all state of a checkpoint that is tensors."""
@@ -135,7 +145,14 @@ class Session:
             torch.cuda.set_rng_state(tensors["rng"][f"cuda_rank{rank()}"], self.device)
 
 
-def open_session(config: RunConfig, statistics: Statistics, device: torch.device, *, labels: bool = True) -> Session:
+def open_session(
+    config: RunConfig,
+    statistics: Statistics,
+    device: torch.device,
+    *,
+    labels: bool = True,
+    frequencies: Frequencies | None = None,
+) -> Session:
     """Build, shard, and initialise everything of a run.
 
     Args:
@@ -143,6 +160,7 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
         statistics: of its training data.
         device: of this rank.
         labels: False where data without labels is read.
+        frequencies: of the items, where the head is to be trained with in-batch negatives.
 
     Raises:
         ValueError: the world size does not fit the batch, or the planner finds no plan.
@@ -158,13 +176,17 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
     scales = {name: LabelScale.of(s) for name, s in statistics.labels.items()}
     model = build_model(config, scales, device=device)
     objective = model.objective
+    query = None if config.retrieval is None else config.retrieval.query
+    encoder = Encoder(
+        config.data, config.features, config.tasks, statistics, labels=labels, query=query, frequencies=frequencies
+    )
     sharded = shard(model, config, device)
     sharded.train()
-    optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr, _update_masks(objective.head, config))
+    optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr, _update_masks(objective, config))
     return Session(
         config=config,
         device=device,
-        encoder=Encoder(config.data, config.features, config.tasks, statistics, labels=labels),
+        encoder=encoder,
         model=sharded,
         objective=objective,
         optimizers=optimizers,
@@ -172,13 +194,22 @@ def open_session(config: RunConfig, statistics: Statistics, device: torch.device
         if _overlaps(config, device)
         else None,
         scales=scales,
+        statistics=statistics,
     )
 
 
-def _update_masks(head: Head, config: RunConfig) -> UpdateMasks | None:
-    """Return what to ask before each step, where some phase gives a step to one task."""
-    alternates = any(phase.alternate for phase in head.phases(config.train.epochs))
-    return head.update_masks if alternates else None
+def _update_masks(objective: Objective, config: RunConfig) -> UpdateMasks | None:
+    """Return what to ask before each step, where some phase gives a step to one task, or freezes something."""
+    head = objective.head
+    if not any(phase.alternate or phase.masked for phase in head.phases(config.train.epochs)):
+        return None
+
+    def masks() -> Sequence[tuple[nn.Parameter, torch.Tensor]]:
+        frozen = list(objective.bottoms.parameters()) if head.freezes_bottom else []
+        nothing = [(p, torch.zeros((), dtype=torch.bool, device=p.device)) for p in frozen]
+        return (*head.update_masks(), *nothing)
+
+    return masks
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:

@@ -146,7 +146,7 @@ def _shown(name: str) -> bool:
     parts = name.split("/")
     if parts[0] == "train":
         return parts[1] in {"loss", "samples_per_s"}
-    return parts[0] == "eval" and parts[-1] in _EVAL_METRICS
+    return parts[0] == "eval" and (parts[-1] in _EVAL_METRICS or parts[-1].startswith("recall@"))
 
 
 def _short(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchrec_mtl.config.training import MonitorConfig
 
-_HIGHER_IS_BETTER = frozenset({"auc", "gauc", "spearman", "gini"})
+_HIGHER_IS_BETTER = frozenset({"auc", "gauc", "spearman", "gini", "recall", "ndcg", "hit", "coverage"})
 
 
 @dataclass

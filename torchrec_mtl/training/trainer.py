@@ -135,6 +135,9 @@ class Trainer:
             has_origin = any(phase.origin for phase in self.phases[: state.phase])
             origin = self.checkpoints if has_origin else None
             rewind(self.session, origin, tables=how == "all", updates=state.updates)
+        elif self._phase.masked:
+            # Steps in which a parameter was frozen would count in the correction of its moments' bias.
+            self.session.optimizers.clear(tables=False)
 
     def _until_next_event(self) -> int:
         state = self.state

@@ -39,6 +39,14 @@ def test_a_rule_that_cannot_score_is_named(rule, text):
     assert text in score_problem(rule, TASKS)
 
 
+def test_the_mean_of_a_metric_is_over_the_tasks_that_are_trained():
+    values = {"click": {"recall@5": 0.2}, "spend": {"recall@5": 0.4}, "unused": {"recall@5": 0.9}}
+    assert score("mean/recall@5", TASKS, values) == pytest.approx(0.3)
+    assert score_problem("mean/recall@5", TASKS, ["recall@5", "coverage@5"]) is None
+    assert "nothing to maximise in 'recall@7'" in score_problem("mean/recall@7", TASKS, ["recall@5"])
+    assert "nothing to maximise in 'coverage@5'" in score_problem("click/coverage@5", TASKS, ["coverage@5"])
+
+
 @pytest.mark.parametrize("rule", ["auto", "click/auc", "spend/nrmse"])
 def test_a_rule_that_can_is_not(rule):
     assert score_problem(rule, TASKS) is None

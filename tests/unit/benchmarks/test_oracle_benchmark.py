@@ -35,7 +35,8 @@ class KnownOracle:
 
 
 def test_every_registered_head_takes_part():
-    assert {options.get("type", name) for name, options in script.MODELS.items()} == set(BUILT_IN["head"])
+    retrieval = {"dmmp"}  # its logits are towers' that read one side each
+    assert {options.get("type", name) for name, options in script.MODELS.items()} == set(BUILT_IN["head"]) - retrieval
 
 
 @pytest.mark.parametrize("model", script.MODELS)

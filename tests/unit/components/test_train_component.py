@@ -15,7 +15,7 @@ from torchx.specs.finder import ComponentValidationException, ModuleComponentsFi
 from components import train as components
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = {"dtrn": "movielens", "htlnet": "cdnow", "ncs4cvr": "cdnow", "shared_bottom": "cdnow"}
+EXAMPLES = {"dmmp": "movielens", "dtrn": "movielens", "htlnet": "cdnow", "ncs4cvr": "cdnow", "shared_bottom": "cdnow"}
 NAMES = [*EXAMPLES, "train"]
 TRAIN = ["--config", "mine.yaml"]
 

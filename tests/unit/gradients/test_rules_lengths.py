@@ -53,6 +53,15 @@ def test_gradnorm_raises_the_task_that_learns_slowly():
     assert weights[1] < weights[0]
 
 
+def test_gradnorm_starts_from_ones_keeps_their_sum_and_treats_equal_tasks_alike():
+    rule = GradNormRule(GradNormRule.Config(lr=0.1), TASKS)
+    for step, (norm, loss) in enumerate(zip(steps_of(30, 2), steps_of(30, 2).flip(0))):
+        weights = rule.weights(gramian_of(norm[[0, 0, 1]]).unsqueeze(0), loss[[0, 0, 1]])
+        torch.testing.assert_close(weights.sum(), torch.tensor(3.0))
+        assert weights[0] == weights[1]
+        assert (weights == 1).all() == (step == 0)
+
+
 def test_gradnorm_leaves_a_task_without_loss_or_gradient_out():
     rule = GradNormRule(GradNormRule.Config(), TASKS)
     norms, losses = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([2.0, 0.0, 1.0])

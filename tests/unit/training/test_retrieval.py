@@ -1,0 +1,119 @@
+"""Retrieval in evaluations: equal to ranking by hand, whoever a query is, and what is wrong with a corpus."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.retrieval_runs import NUM_ITEMS, make_files, retrieval_config
+from tests.runs import train_one, write
+from torchrec_mtl.config.load import ConfigError, parse
+from torchrec_mtl.data.files import open_files
+from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.retrieval import vectors_of
+from torchrec_mtl.training.run_dir import load_run
+from torchrec_mtl.training.session import open_session
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return make_files(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    with process_group("cpu"):
+        result = train_one(retrieval_config(files, run_dir))
+    return run_dir, result.evaluation.tasks
+
+
+def vectors(run_dir, path, side):
+    config, statistics, checkpoints = load_run(run_dir)
+    with process_group("cpu") as device:
+        session = open_session(config, statistics, device, labels=False)
+        session.restore(checkpoints, "latest", weights_only=True)
+        return np.concatenate([*vectors_of(session, open_files(path), side)])
+
+
+def test_metrics_are_those_of_ranking_the_corpus_by_hand(files, trained):
+    run_dir, metrics = trained
+    items, queries = vectors(run_dir, files["items"], "item"), vectors(run_dir, files["eval"], "user").sum(1)
+    names = pq.read_table(files["items"])["item_id"].to_pylist()
+    rows = pq.read_table(files["eval"]).to_pylist()
+    assert len(items) == NUM_ITEMS
+    assert len(queries) == len(rows)
+    first = {}
+    for place, row in enumerate(rows):
+        first.setdefault(row["user_id"], place)
+    for task in ("click", "long_view"):
+        recalls, hits = [], []
+        for user, place in first.items():
+            mine = [row for row in rows if row["user_id"] == user]
+            seen = {item for row in mine for item in row["seen"]}
+            wanted = {row["item_id"] for row in mine if row[task]} - seen
+            if wanted:
+                scores = dict(zip(names, (items @ queries[place]).tolist(), strict=True))
+                top = sorted((name for name in names if name not in seen), key=lambda name: -scores[name])[:10]
+                recalls.append(len(wanted & set(top)) / len(wanted))
+                hits.append(bool(wanted & set(top)))
+        assert metrics[task]["queries"] == len(recalls) > 10
+        assert metrics[task]["recall@10"] == pytest.approx(np.mean(recalls), abs=1e-6)
+        assert metrics[task]["hit@10"] == pytest.approx(np.mean(hits), abs=1e-6)
+        assert 0 < metrics[task]["coverage@3"] < metrics[task]["coverage@10"] <= 1
+        assert math.isfinite(metrics[task]["auc"])  # those of the rows stay
+
+
+def test_a_scores_row_is_the_inner_product_of_its_vectors(files, trained):
+    run_dir, _ = trained
+    config, statistics, checkpoints = load_run(run_dir)
+    with process_group("cpu") as device:
+        session = open_session(config, statistics, device)
+        session.restore(checkpoints, "latest", weights_only=True)
+        session.model.eval()
+        with torch.no_grad():
+            [out, *_] = list(session.run(session.read(session.reader(open_files(files["eval"]), train=False))))
+    torch.testing.assert_close((out.vectors["query"].sum(1) * out.vectors["item"]).sum(1), out.further["score"])
+
+
+def test_vectors_need_the_columns_of_their_side_alone(files, trained, tmp_path):
+    run_dir, _ = trained
+    whole = vectors(run_dir, files["eval"], "user")
+    users = pq.read_table(files["eval"]).select(["user_id", "watched"])
+    alone = vectors(run_dir, write(tmp_path / "users.parquet", users), "user")
+    np.testing.assert_array_equal(alone, whole)
+
+
+def test_an_item_that_is_there_twice_is_refused(files, tmp_path):
+    corpus = pq.read_table(files["items"])
+    twice = write(tmp_path / "items.parquet", pa.concat_tables([corpus, corpus.slice(0, 1)]))
+    with process_group("cpu"), pytest.raises(ValueError, match=r"1 rows name an item that another row names.*one row"):
+        train_one(retrieval_config(files | {"items": twice}, tmp_path / "run"))
+
+
+def test_a_head_without_vectors_cannot_retrieve(files, tmp_path):
+    raw = retrieval_config(files, tmp_path / "run", head={"type": "esmm"})
+    with pytest.raises(ConfigError, match=r"retrieval: head 'esmm' scores rows and has no vectors"):
+        parse(raw)
+
+
+def test_in_batch_negatives_need_to_know_the_items(files, tmp_path):
+    raw = retrieval_config(files, tmp_path / "run")
+    del raw["retrieval"]
+    parse(raw)
+    raw["head"] = raw["head"] | {"in_batch_weight": 0.5}
+    with pytest.raises(ConfigError, match=r"head.in_batch_weight: .*retrieval.item"):
+        parse(raw)
+
+
+@pytest.mark.parametrize(("metric", "fits"), [("click/recall@10", True), ("click/recall@7", False)])
+def test_training_may_be_watched_by_what_is_found(files, tmp_path, metric, fits):
+    raw = retrieval_config(files, tmp_path / "run", train={"monitor": {"metric": metric}})
+    if fits:
+        assert parse(raw).train.monitor.metric == metric
+    else:
+        with pytest.raises(ConfigError, match=r"no metric 'recall@7'"):
+            parse(raw)

@@ -1,0 +1,55 @@
+"""How often each item stands in the training data: what in-batch negatives are corrected by."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchrec_mtl.data.arrow import get_array
+from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.ids import encode_keys
+from torchrec_mtl.data.rows import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Items by their share of the rows.
+
+    Attributes:
+        column: that names the item.
+        keys: [N], sorted.
+        log_shares: [N].
+        log_rest: of an item that is not there: as if it were in half a row.
+    """
+
+    column: str
+    keys: Ints
+    log_shares: Floats
+    log_rest: float
+
+    def log_share(self, keys: Ints) -> Floats:
+        """Return log Q of each key [n]."""
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        found = self.keys[places] == keys
+        return np.where(found, self.log_shares[places], np.float32(self.log_rest)).astype(np.float32)
+
+
+def count_items(files: Sequence[DataFile], column: str) -> Frequencies:
+    """Count the items of all rows, row group by row group.
+
+    Args:
+        files: of the training data.
+        column: that names the item.
+    """
+    counts: collections.Counter[int] = collections.Counter()
+    for file in files:
+        for group in range(len(file.row_groups)):
+            keys = encode_keys(get_array(file.read_row_group(group, [column]), column))
+            counts.update(dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True)))
+    found = np.array(sorted(counts.items()), np.int64)
+    total = found[:, 1].sum()
+    return Frequencies(column, found[:, 0], np.log(found[:, 1] / total).astype(np.float32), math.log(0.5 / total))

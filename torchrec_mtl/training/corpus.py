@@ -1,0 +1,221 @@
+"""From a trained run to an index of items, and from an index to what each user should see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from torchrec_mtl.config.features import Side
+from torchrec_mtl.config.load import ConfigError
+from torchrec_mtl.config.retrieval import RetrievalConfig
+from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.data.arrow import split_lists
+from torchrec_mtl.data.columns import config_columns, schema_problems
+from torchrec_mtl.data.files import DataFile, open_files
+from torchrec_mtl.data.one_side import one_sided
+from torchrec_mtl.data.rows import element_indices
+from torchrec_mtl.retrieval.index import IndexOptions, ItemIndex
+from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.retrieval import vectors_of
+from torchrec_mtl.training.run_dir import best_or_latest, load_run
+from torchrec_mtl.training.session import Session, open_session
+
+Floats = npt.NDArray[np.float32]
+
+_PROBES = 1000  # queries that the recall of an index is measured with
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What became of an index.
+
+    Attributes:
+        index: it.
+        recall: share of the 100 best items that it finds; None for an exact one, and without ``data.eval``.
+    """
+
+    index: ItemIndex
+    recall: float | None
+
+
+def index_run(run: str | Path, items: Sequence[str], out: Path, options: IndexOptions, *, add: bool = False) -> Indexed:
+    """Put the vectors of items into an index, with the run's best checkpoint.
+
+    Args:
+        run: of a head that retrieves, such as dmmp.
+        items: Parquet files with the columns of the item features, and ``retrieval.item``.
+        out: folder of the index.
+        options: kind and settings.
+        add: the items join the index that is there.
+
+    Raises:
+        ValueError: several ranks, a head that does not retrieve, or items that do not fit.
+    """
+    config, retrieval = _config(run)
+    files = _open(items, config, "item", retrieval.item)
+    with process_group(config.train.device) as device:
+        session = _session(run, config, device)
+        vectors = np.concatenate([*vectors_of(session, files, "item")])
+        ids = _column(files, retrieval.item)
+        if add:
+            index = ItemIndex.load(out)
+            index.add(ids, vectors)
+        else:
+            notes = {"run": str(Path(run).resolve()), "item": retrieval.item}
+            index = ItemIndex.build(ids, vectors, config.task_names, options, notes)
+        index.save(out)
+        return Indexed(index, _recall(session, index))
+
+
+def search_index(
+    folder: Path,
+    queries: Sequence[str],
+    out: Path,
+    *,
+    k: int,
+    weights: Mapping[str, float],
+    run: str | Path | None = None,
+) -> int:
+    """Write the best items of each query, a row a query in the order of the files: the query's name, ids, and scores.
+
+    Items in the column ``retrieval.seen`` of a query, where its file has that, are left out.
+
+    Args:
+        folder: of the index.
+        queries: Parquet files with the columns of the user features, and ``retrieval.query``.
+        out: Parquet file to write.
+        k: items a query.
+        weights: task -> how much it counts; 1 for others.
+        run: that makes the vectors of the queries; by default the one that the index was made of.
+
+    Returns:
+        The number of queries.
+
+    Raises:
+        ValueError: several ranks, or queries, a run, or weights that do not fit the index.
+    """
+    index = ItemIndex.load(folder)
+    run = run or index.notes.get("run", "")
+    config, retrieval = _config(run)
+    if config.task_names != index.tasks:
+        raise ValueError(
+            f"{folder} is an index of the tasks {', '.join(index.tasks)}, and {run} has "
+            f"{', '.join(config.task_names)}; name the run that it was made of with --run, or make it again"
+        )
+    files = _open(queries, config, "user", retrieval.query)
+    names, done, writer = _column(files, retrieval.query), 0, None
+    seen = _column(files, retrieval.seen) if retrieval.seen and _have(files, retrieval.seen) else None
+    partial = out.with_name(f".partial-{out.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with process_group(config.train.device) as device:
+            for vectors in vectors_of(_session(run, config, device), files, "user"):
+                hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()
+                ids, scores = _unseen(index, vectors, k, weights, hidden)
+                table = pa.table(
+                    {
+                        retrieval.query: names.slice(done, len(vectors)),
+                        "ids": pa.FixedSizeListArray.from_arrays(ids, k),
+                        "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), k),
+                    }
+                )
+                writer = writer or pq.ParquetWriter(partial, table.schema)
+                writer.write_table(table)
+                done += len(vectors)
+    finally:
+        if writer is not None:
+            writer.close()
+    partial.replace(out)
+    return done
+
+
+def _unseen(
+    index: ItemIndex, queries: Floats, k: int, weights: Mapping[str, float], seen: pa.Array | None
+) -> tuple[pa.Array, Floats]:
+    """Return ids [B * k] and scores [B, k] of the best items that are not among the seen ones."""
+    if seen is None:
+        ids, scores = index.search(queries, k, weights)
+        return ids.flatten(), scores
+    starts, lengths, elements = split_lists(seen)
+    # So many more that k are left whatever is taken out.
+    ids, scores = index.search(queries, k + int(lengths.max(initial=0)), weights)
+    wide, found = scores.shape[1], ids.flatten()
+    places = {name: pc.index_in(part, value_set=index.ids) for name, part in (("found", found), ("seen", elements))}
+    codes = {name: part.fill_null(-1).to_numpy(zero_copy_only=False) for name, part in places.items()}
+    owners = np.repeat(np.arange(len(queries)), lengths)
+    there = element_indices(starts, np.concatenate([[0], np.cumsum(lengths)]))
+    rows = np.repeat(np.arange(len(queries)), wide)
+    taken = np.isin(rows * (len(index) + 1) + codes["found"], owners * (len(index) + 1) + codes["seen"][there])
+    taken = taken.reshape(-1, wide) & np.isfinite(scores)  # an empty place is nobody's
+    order = np.argsort(taken, axis=1, kind="stable")[:, :k]
+    gone = np.take_along_axis(taken, order, axis=1)
+    chosen = pa.array((order + np.arange(len(queries))[:, None] * wide).ravel(), mask=gone.ravel())
+    return found.take(chosen), np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, order, axis=1))
+
+
+def _have(files: Sequence[DataFile], column: str) -> bool:
+    return all(column in file.metadata.schema.to_arrow_schema().names for file in files)
+
+
+def _config(run: str | Path) -> tuple[RunConfig, RetrievalConfig]:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("index and search run in one process; start them without torchrun")
+    config, _, _ = load_run(run)
+    if config.retrieval is None:
+        raise ValueError(
+            f"{run} was trained without a section retrieval, which names the columns of items and queries; add it to "
+            f"{Path(run) / 'config.yaml'}, with a head that retrieves, such as dmmp"
+        )
+    return config, config.retrieval
+
+
+def _session(run: str | Path, config: RunConfig, device: object) -> Session:
+    import torch
+
+    assert isinstance(device, torch.device)
+    _, statistics, checkpoints = load_run(run)
+    session = open_session(config, statistics, device, labels=False)
+    session.restore(checkpoints, best_or_latest(checkpoints), weights_only=True)
+    return session
+
+
+def _open(patterns: Sequence[str], config: RunConfig, side: Side, key: str) -> tuple[DataFile, ...]:
+    files = one_sided(open_files(patterns), config.features, side)
+    wanted = config_columns(config.data, config.features, config.tasks, labels=False)
+    problems = schema_problems([(f.path, f.schema) for f in files], wanted)
+    problems += [
+        f"{f.path}: no column {key}, which names the {'items' if side == 'item' else 'queries'}; add it"
+        for f in files
+        if not _have([f], key)
+    ]
+    if problems:
+        raise ConfigError(problems, source="data")
+    return files
+
+
+def _column(files: Sequence[DataFile], name: str) -> pa.ChunkedArray:
+    tables = [f.read_row_group(group, [name]) for f in files for group in range(len(f.row_groups))]
+    column = pa.concat_tables(tables).column(name)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _recall(session: Session, index: ItemIndex) -> float | None:
+    """Measure an approximate index with the first queries of the evaluation data."""
+    if index.options.kind == "flat" or session.config.data.eval is None:
+        return None
+    blocks, found = vectors_of(session, open_files(session.config.data.eval), "user"), list[Floats]()
+    for block in islice(blocks, 64):
+        found.append(block)
+        if sum(map(len, found)) >= _PROBES:
+            break
+    blocks.close()
+    return index.recall(np.concatenate(found)[:_PROBES], min(100, len(index)))
