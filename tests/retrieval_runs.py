@@ -50,5 +50,5 @@ def retrieval_config(files: dict[str, str], run_dir: Path, **sections: Any) -> d
     defaults: dict[str, Any] = {"tasks": TASKS, "head": HEAD, "gradient": {"type": "sum"}, "optim": SGD}
     retrieval = {"items": files["items"], "item": "item_id", "query": "user_id", "seen": "seen", "ks": [3, 10]}
     found = raw_config(files["train"], run_dir, **(defaults | {"retrieval": retrieval} | sections))
-    found["data"] |= {"eval": files["eval"], "shuffle": False}
+    found["data"] |= {"eval": files["eval"], "eval_batch_size": BATCH, "shuffle": False}
     return found

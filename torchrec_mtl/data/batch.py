@@ -24,7 +24,7 @@ class Batch(Pipelineable):
         weights: [B, K] float32; 0 for padding and outside the task's space.
         valid: [B] float32; 1 for a row of data, 0 for padding.
         rows: [B] int64; the row's slot in the global batch, 0 .. global_size - 1, the same at any world size.
-        ids: name -> [B] int64; groups of gauc ("group"), queries and items of a retrieval. Never an input.
+        ids: name -> [B] int64; groups of gauc ("group"), items for in-batch negatives ("item"). Never an input.
         step: number of the global batch, counted over epochs; seeds the noise.
         global_size: rows of the global batch, padding included.
         full: no row is padding; known without reading ``valid`` back from a device.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from torchrec_mtl.config.base import did_you_mean
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig
+from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.data.arrow import is_list, is_string
 
@@ -83,7 +84,6 @@ def config_columns(
     tasks: Sequence[TaskConfig],
     *,
     labels: bool = True,
-    query: str | None = None,
 ) -> tuple[Column, ...]:
     """List what a run reads, once for each use of a column.
 
@@ -91,8 +91,7 @@ def config_columns(
         data: names the group column.
         features: inputs.
         tasks: labels, spaces, and weights.
-        labels: False where only predictions are made: what the tasks name and the key columns are not read.
-        query: names the query of a retrieval.
+        labels: False where only predictions are made: what the tasks name and the group column are not read.
     """
     columns = [_id_column(feature) for feature in (*features.pooled, *features.unpooled)]
     for sequence in features.sequences:
@@ -110,8 +109,14 @@ def config_columns(
             columns.append(Column(task.sample_weight, f"sample_weight of task '{task.name}'", "number"))
     if data.group is not None:
         columns.append(Column(data.group, "data.group", "key"))
-    if query is not None:
-        columns.append(Column(query, "retrieval.query", "key"))
+    return tuple(columns)
+
+
+def retrieval_columns(retrieval: RetrievalConfig) -> tuple[Column, ...]:
+    """List what a search of a corpus reads of the rows that it is judged by."""
+    columns = [Column(retrieval.query, "retrieval.query", "key"), Column(retrieval.item, "retrieval.item", "key")]
+    if retrieval.seen is not None:
+        columns.append(Column(retrieval.seen, "retrieval.seen", "sequence"))
     return tuple(columns)
 
 

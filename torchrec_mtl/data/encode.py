@@ -55,7 +55,6 @@ class Encoder:
         statistics: Statistics | None = None,
         *,
         labels: bool = True,
-        query: str | None = None,
         frequencies: Frequencies | None = None,
     ) -> None:
         """Prepare for one config.
@@ -67,12 +66,11 @@ class Encoder:
             statistics: of the training data; None leaves dense values as they are.
             labels: False where only predictions are made: the columns of the tasks and the group are not read, labels
                 and weights are [N, K] zeros.
-            query: column that names the query of a retrieval; read where labels are.
             frequencies: of the items, where batches shall say how frequent theirs are.
         """
         rows = {table.name: table.rows for table in features.tables}
         scales = {} if statistics is None else {name: (d.mean, d.std) for name, d in statistics.dense.items()}
-        self.wanted = config_columns(data, features, tasks, labels=labels, query=query)
+        self.wanted = config_columns(data, features, tasks, labels=labels)
         self.columns = tuple(dict.fromkeys(column.name for column in self.wanted))
         self.counts: collections.Counter[str] = collections.Counter()
         self.dense = DenseEncoder(features.dense, scales)
@@ -84,7 +82,7 @@ class Encoder:
         self._labels = labels
         self._frequencies = frequencies
         item = None if frequencies is None else frequencies.column
-        keys = {"group": data.group, "query": query, "item": item} if labels else {}
+        keys = {"group": data.group, "item": item} if labels else {}
         self._keys = {name: column for name, column in keys.items() if column is not None}
 
     def encode(self, table: pa.Table, file: str) -> Rows:

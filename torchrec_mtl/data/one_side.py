@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from torchrec_mtl.config.features import FeaturesConfig, Side
+from torchrec_mtl.data.arrow import get_array
 from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.ids import encode_keys
+from torchrec_mtl.data.rows import Ints
 
 
 @dataclass(frozen=True)
@@ -18,9 +23,17 @@ class OneSidedFile(DataFile):
 
     Attributes:
         optional: names of the columns.
+        kept: by row group, the rows that are read; None: all.
     """
 
     optional: frozenset[str] = frozenset()
+    kept: tuple[Ints, ...] | None = None
+
+    @functools.cached_property
+    def row_groups(self) -> tuple[int, ...]:
+        """Rows of each row group."""
+        found = tuple(self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups))
+        return found if self.kept is None else tuple(len(rows) for rows in self.kept)
 
     @functools.cached_property
     def schema(self) -> pa.Schema:
@@ -38,7 +51,22 @@ class OneSidedFile(DataFile):
         for name in columns:
             if name not in here:
                 table = table.append_column(name, pa.nulls(table.num_rows))
-        return table.select(columns)
+        table = table.select(columns)
+        return table if self.kept is None else table.take(pa.array(self.kept[index]))
+
+
+def first_of_each(files: Sequence[OneSidedFile], column: str) -> tuple[Ints, tuple[OneSidedFile, ...]]:
+    """Return the keys [n] of a column in the order in which they first appear, and the files cut down to those rows."""
+    known, cut = np.zeros(0, np.int64), list[OneSidedFile]()
+    for file in files:
+        kept = list[Ints]()
+        for group in range(len(file.row_groups)):
+            found = encode_keys(get_array(file.read_row_group(group, [column]), column))
+            values, first = np.unique(found, return_index=True)
+            kept.append(np.sort(first[np.isin(values, known, invert=True)]))
+            known = np.concatenate([known, found[kept[-1]]])
+        cut.append(dataclasses.replace(file, kept=tuple(kept)))
+    return known, tuple(cut)
 
 
 def one_sided(files: Sequence[DataFile], features: FeaturesConfig, side: Side) -> tuple[OneSidedFile, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torchrec_mtl.config.names import did_you_mean
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.data.columns import config_columns, schema_problems
+from torchrec_mtl.data.columns import config_columns, retrieval_columns, schema_problems
 from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.one_side import one_sided
 
 
 def check_schema(files: Sequence[DataFile], config: RunConfig, *, labels: bool = True) -> list[str]:
@@ -21,9 +22,26 @@ def check_schema(files: Sequence[DataFile], config: RunConfig, *, labels: bool =
     Returns:
         One message a problem: a missing column, a type that does not fit, files that disagree. Empty where all is well.
     """
-    query = None if config.retrieval is None else config.retrieval.query
-    columns = config_columns(config.data, config.features, config.tasks, labels=labels, query=query)
+    columns = config_columns(config.data, config.features, config.tasks, labels=labels)
     return schema_problems([(file.path, file.schema) for file in files], columns)
+
+
+def check_retrieval(rows: Sequence[DataFile], items: Sequence[DataFile], config: RunConfig) -> list[str]:
+    """Return what is wrong with the columns of a search of a corpus, in the rows that judge it and in the corpus.
+
+    Args:
+        rows: opened files of ``data.eval`` or ``data.test``.
+        items: opened files of ``retrieval.items``.
+        config: of the run, with a section ``retrieval``.
+    """
+    assert config.retrieval is not None
+    columns = retrieval_columns(config.retrieval)
+    found = schema_problems([(file.path, file.schema) for file in rows], columns)
+    corpus = [(file.path, file.schema) for file in one_sided(items, config.features, "item")]
+    found += schema_problems(corpus, config_columns(config.data, config.features, config.tasks, labels=False))
+    # Together with the rows, which must name items alike.
+    both = schema_problems([(file.path, file.schema) for file in (*rows, *items)], [columns[1]])
+    return list(dict.fromkeys([*found, *both]))
 
 
 def check_keys(files: Sequence[DataFile], config: RunConfig) -> list[str]:

@@ -21,7 +21,7 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.arrow import split_lists
 from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.files import DataFile, open_files
-from torchrec_mtl.data.one_side import one_sided
+from torchrec_mtl.data.one_side import OneSidedFile, one_sided
 from torchrec_mtl.data.rows import element_indices
 from torchrec_mtl.retrieval.index import IndexOptions, ItemIndex
 from torchrec_mtl.training.distributed import process_group
@@ -188,7 +188,7 @@ def _session(run: str | Path, config: RunConfig, device: object) -> Session:
     return session
 
 
-def _open(patterns: Sequence[str], config: RunConfig, side: Side, key: str) -> tuple[DataFile, ...]:
+def _open(patterns: Sequence[str], config: RunConfig, side: Side, key: str) -> tuple[OneSidedFile, ...]:
     files = one_sided(open_files(patterns), config.features, side)
     wanted = config_columns(config.data, config.features, config.tasks, labels=False)
     problems = schema_problems([(f.path, f.schema) for f in files], wanted)
@@ -212,7 +212,8 @@ def _recall(session: Session, index: ItemIndex) -> float | None:
     """Measure an approximate index with the first queries of the evaluation data."""
     if index.options.kind == "flat" or session.config.data.eval is None:
         return None
-    blocks, found = vectors_of(session, open_files(session.config.data.eval), "user"), list[Floats]()
+    files = one_sided(open_files(session.config.data.eval), session.config.features, "user")
+    blocks, found = vectors_of(session, files, "user"), list[Floats]()
     for block in islice(blocks, 64):
         found.append(block)
         if sum(map(len, found)) >= _PROBES:

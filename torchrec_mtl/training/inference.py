@@ -14,7 +14,7 @@ from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.prefetch import prefetch
-from torchrec_mtl.data.preflight import check_keys, check_schema
+from torchrec_mtl.data.preflight import check_keys, check_retrieval, check_schema
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.evaluation import Evaluation
@@ -59,6 +59,8 @@ def _open(data: Sequence[str], config: RunConfig, *, labels: bool) -> tuple[Data
     problems = check_schema(files, config, labels=labels)
     if not labels:
         problems += check_keys(files, config)
+    elif config.retrieval is not None:
+        problems += check_retrieval(files, open_files(config.retrieval.items), config)
     if problems:
         raise ConfigError(problems, source="data")
     return files

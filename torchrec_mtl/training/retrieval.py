@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 
-from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.run import RunConfig
@@ -19,11 +17,11 @@ from torchrec_mtl.data.arrow import get_array, split_lists, to_doubles
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.ids import encode_keys
-from torchrec_mtl.data.one_side import one_sided
+from torchrec_mtl.data.one_side import OneSidedFile, first_of_each, one_sided
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
-from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.retrieval.metrics import InnerProduct, Pairs, retrieval_metrics
+from torchrec_mtl.training.distributed import on_rank_0
 from torchrec_mtl.training.evaluation import Metrics
 
 if TYPE_CHECKING:
@@ -35,72 +33,37 @@ Floats = npt.NDArray[np.float32]
 # Shapes: N items, Q queries, K tasks, D of the vectors.
 
 
-class Queries:
-    """Collects one vector a query from the outputs of an evaluation: that of its first row.
-
-    Attributes:
-        keys: query -> its vector [D].
-    """
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.vectors: dict[int, Floats] = {}
-
-    def watch(self, outputs: Iterable[StepOutput]) -> Iterator[StepOutput]:
-        """Yield the outputs, and keep what is new."""
-        for out in outputs:
-            counts = (out.weights > 0).any(1)  # no padding, and no row of no task
-            keys = out.ids["query"][counts].cpu().numpy()
-            unique, first = np.unique(keys, return_index=True)
-            new = [i for key, i in zip(unique.tolist(), first.tolist(), strict=True) if key not in self.vectors]
-            vectors = out.vectors["query"][counts].sum(1).float().cpu().numpy()[new]
-            self.vectors |= dict(zip(keys[new].tolist(), vectors, strict=True))
-            yield out
-
-    def gathered(self) -> dict[int, Floats]:
-        """Return those of all ranks on rank 0, none elsewhere."""
-        if world_size() == 1:
-            return self.vectors
-        parts: list[dict[int, Floats] | None] | None = [None] * world_size() if rank() == 0 else None
-        dist.gather_object(self.vectors, parts, dst=0)
-        found: dict[int, Floats] = {}
-        for part in reversed(parts or ()):
-            found |= part or {}
-        return found
-
-
-def corpus_metrics(
-    session: Session, files: Sequence[DataFile], corpus: Sequence[DataFile], queries: Queries
-) -> Metrics:
+def corpus_metrics(session: Session, files: Sequence[DataFile], corpus: Sequence[DataFile]) -> Metrics:
     """Rank the whole corpus for every query; return task -> metric -> value, the same on every rank.
 
     Args:
-        session: in evaluation mode.
-        files: that the queries came from.
+        session: of a head that retrieves.
+        files: of rows; a query has the features of its first row in them, whatever the number of ranks.
         corpus: files of the items.
-        queries: what `Queries` collected.
     """
     config = session.config.retrieval
     assert config is not None
-    items = np.concatenate([*vectors_of(session, corpus, "item")])
-    asked, found = queries.gathered(), list[Metrics | None]([None])
-    if rank() == 0:
-        found = [_metrics(session.config, config, files, corpus, asked, items)]
-    if world_size() > 1:
-        dist.broadcast_object_list(found, src=0)
-    assert found[0] is not None
-    return found[0]
+    features = session.config.features
+    keys, first = first_of_each(one_sided(files, features, "user"), config.query)
+    queries = np.concatenate([vectors.sum(1) for vectors in vectors_of(session, first, "user")])
+    items = np.concatenate([*vectors_of(session, one_sided(corpus, features, "item"), "item")])
+    return on_rank_0(lambda: _metrics(session.config, config, files, corpus, keys, InnerProduct(queries, items)))
 
 
-def vectors_of(session: Session, files: Sequence[DataFile], side: Side) -> Generator[Floats, None, None]:
+def vectors_of(session: Session, files: Sequence[OneSidedFile], side: Side) -> Generator[Floats, None, None]:
     """Yield the vectors of rows of one side, in the order of the files: of users [n, K, D], of items [n, D].
 
     Every rank reads all rows, and gets all vectors.
+
+    Args:
+        session: of a head that retrieves.
+        files: with the columns of this side's features (`one_sided`).
+        side: user or item.
     """
     config, name = session.config, {"user": "query", "item": "item"}[side]
     encoder = Encoder(config.data, config.features, config.tasks, session.statistics, labels=False)
     reader = ParquetReader(
-        one_sided(files, config.features, side),
+        files,
         encoder,
         batch_size=config.data.eval_batch_size or 4 * config.data.batch_size,
         streams=1,
@@ -126,27 +89,24 @@ def _metrics(
     retrieval: RetrievalConfig,
     files: Sequence[DataFile],
     corpus: Sequence[DataFile],
-    asked: Mapping[int, Floats],
-    items: Floats,
+    queries: Ints,
+    scorer: InnerProduct,
 ) -> Metrics:
-    if not asked:
-        return {}
-    places = _Places(retrieval, asked, _keys(corpus, retrieval.item))
+    places = _Places(retrieval, queries, _keys(corpus, retrieval.item))
     relevant: dict[str, list[tuple[Ints, Ints]]] = {task.name: [] for task in config.tasks}
     seen: list[tuple[Ints, Ints]] = []
     columns = [retrieval.query, retrieval.item, *([retrieval.seen] if retrieval.seen else [])]
     columns += [name for task in config.tasks for name in (task.label, task.space) if name is not None]
     for table in _tables(files, list(dict.fromkeys(columns))):
-        queries, found = places.of(get_array(table, retrieval.query)), places.items(get_array(table, retrieval.item))
+        asked, found = places.queries(get_array(table, retrieval.query)), places.items(get_array(table, retrieval.item))
         if retrieval.seen is not None:
-            seen.append(places.pairs(queries, get_array(table, retrieval.seen)))
+            seen.append(places.pairs(asked, get_array(table, retrieval.seen)))
         for task in config.tasks:
             wanted = _is_set(table, task.label) & (True if task.space is None else _is_set(table, task.space))
-            wanted &= (queries >= 0) & (found >= 0)
-            relevant[task.name].append((queries[wanted], found[wanted]))
-    vectors = np.stack([asked[key] for key in places.queries])
+            wanted &= (asked >= 0) & (found >= 0)
+            relevant[task.name].append((asked[wanted], found[wanted]))
     metrics = retrieval_metrics(
-        InnerProduct(vectors, items),
+        scorer,
         {task: _joined(pairs) for task, pairs in relevant.items()},
         retrieval.ks,
         seen=_joined(seen) if retrieval.seen else None,
@@ -157,26 +117,21 @@ def _metrics(
 class _Places:
     """Keys of queries and items to their places."""
 
-    def __init__(self, config: RetrievalConfig, asked: Mapping[int, Floats], items: Ints) -> None:
-        self.queries = sorted(asked)
-        self._queries, self._items = np.array(self.queries, np.int64), items
-        self._order = np.argsort(items, kind="stable")
-        ordered = items[self._order]
-        if (same := ordered[1:][ordered[1:] == ordered[:-1]]).size:
+    def __init__(self, config: RetrievalConfig, queries: Ints, items: Ints) -> None:
+        self._of_queries, self._of_items = (_Order(keys) for keys in (queries, items))
+        if (same := self._of_items.repeated()).size:
             raise ValueError(
                 f"retrieval.items: {len(same)} rows name an item that another row names (the first is key {same[0]} of "
                 f"column {config.item}); keep one row an item"
             )
-        self._ordered = ordered
 
-    def of(self, names: pa.Array) -> Ints:
+    def queries(self, names: pa.Array) -> Ints:
         """Return the places of queries, -1 where there is none."""
-        return _find(self._queries, encode_keys(names))
+        return self._of_queries.find(encode_keys(names))
 
     def items(self, names: pa.Array) -> Ints:
         """Return the places of items in the corpus, -1 where there is none."""
-        found = _find(self._ordered, encode_keys(names))
-        return np.where(found >= 0, self._order[found], -1)
+        return self._of_items.find(encode_keys(names))
 
     def pairs(self, queries: Ints, lists: pa.Array) -> tuple[Ints, Ints]:
         """Return (query, item) of every item in the rows' lists, without unknown ones."""
@@ -187,11 +142,25 @@ class _Places:
         return owners[known], found[known]
 
 
-def _find(ordered: Ints, keys: Ints) -> Ints:
-    if not len(ordered):
-        return np.full(len(keys), -1)
-    places = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
-    return np.where(ordered[places] == keys, places, -1)
+class _Order:
+    """Keys in order, to look up where they were."""
+
+    def __init__(self, keys: Ints) -> None:
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def repeated(self) -> Ints:
+        """Return keys that were there before."""
+        again: Ints = self._keys[1:][self._keys[1:] == self._keys[:-1]]
+        return again
+
+    def find(self, keys: Ints) -> Ints:
+        """Return the places of keys, -1 where there is none."""
+        if not len(self._keys):
+            return np.full(len(keys), -1)
+        near = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        places: Ints = np.where(self._keys[near] == keys, self._order[near], -1)
+        return places
 
 
 def _joined(pairs: Sequence[tuple[Ints, Ints]]) -> Pairs:

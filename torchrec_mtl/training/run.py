@@ -20,7 +20,7 @@ from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.fingerprint import Fingerprint
 from torchrec_mtl.data.frequencies import Frequencies, count_items
-from torchrec_mtl.data.preflight import check_keys, check_schema
+from torchrec_mtl.data.preflight import check_keys, check_retrieval, check_schema
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.findings import Finding
 from torchrec_mtl.training.checkpoint import Checkpoints
@@ -137,10 +137,20 @@ def open_data(config: RunConfig) -> Files:
             problems += [f"data.{split}: {line}" for line in str(error).splitlines()]
             continue
         found = [*check_schema(opened[split], config), *check_keys(opened[split], config)]
+        if config.retrieval is not None and split != "train":
+            found += _check_corpus(opened[split], config)
         problems += [f"data.{split}: {p}" for p in found]
     if problems:
         raise ConfigError(problems, source="data")
     return Files(opened["train"], opened.get("eval"), opened.get("test"))
+
+
+def _check_corpus(rows: Sequence[DataFile], config: RunConfig) -> list[str]:
+    assert config.retrieval is not None
+    try:
+        return check_retrieval(rows, open_files(config.retrieval.items), config)
+    except ValueError as error:
+        return [f"retrieval.items: {line}" for line in str(error).splitlines()]
 
 
 def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console) -> Statistics:

@@ -29,7 +29,7 @@ from torchrec_mtl.objective import Objective, StepOutput
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
 from torchrec_mtl.training.optim import Optimizers, UpdateMasks
-from torchrec_mtl.training.retrieval import Queries, corpus_metrics
+from torchrec_mtl.training.retrieval import corpus_metrics
 from torchrec_mtl.training.sharding import shard
 
 
@@ -104,18 +104,17 @@ class Session:
     def evaluate(self, files: Sequence[DataFile]) -> Evaluation:
         """Compute exact metrics over all ranks; the model is left in train mode."""
         self.model.eval()
-        batches, queries = self.read(self.reader(files, train=False)), Queries()
-        outputs = self.run(batches)
+        batches = self.read(self.reader(files, train=False))
         try:
             with torch.no_grad():
+                evaluation = evaluate(self.run(batches), self.config.tasks)
                 if self.config.retrieval is None:
-                    return evaluate(outputs, self.config.tasks)
-                evaluation = evaluate(queries.watch(outputs), self.config.tasks)
-                found = corpus_metrics(self, files, open_files(self.config.retrieval.items), queries)
+                    return evaluation
+                found = corpus_metrics(self, files, open_files(self.config.retrieval.items))
         finally:
             batches.close()
             self.model.train()
-        tasks = {task: metrics | found.get(task, {}) for task, metrics in evaluation.tasks.items()}
+        tasks = {task: metrics | found[task] for task, metrics in evaluation.tasks.items()}
         return dataclasses.replace(evaluation, tasks=tasks)
 
     def tensors(self) -> dict[str, Any]:
@@ -176,10 +175,7 @@ def open_session(
     scales = {name: LabelScale.of(s) for name, s in statistics.labels.items()}
     model = build_model(config, scales, device=device)
     objective = model.objective
-    query = None if config.retrieval is None else config.retrieval.query
-    encoder = Encoder(
-        config.data, config.features, config.tasks, statistics, labels=labels, query=query, frequencies=frequencies
-    )
+    encoder = Encoder(config.data, config.features, config.tasks, statistics, labels=labels, frequencies=frequencies)
     sharded = shard(model, config, device)
     sharded.train()
     optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr, _update_masks(objective, config))

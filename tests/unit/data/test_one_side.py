@@ -6,7 +6,8 @@ import pytest
 
 from torchrec_mtl.config.features import FeaturesConfig
 from torchrec_mtl.data.files import open_files
-from torchrec_mtl.data.one_side import one_sided
+from torchrec_mtl.data.ids import encode_keys
+from torchrec_mtl.data.one_side import first_of_each, one_sided
 
 FEATURES = FeaturesConfig.model_validate(
     {
@@ -43,6 +44,19 @@ def test_what_is_missing_is_null_and_what_is_there_is_read(tmp_path):
     table = file.read_row_group(1, ["user", "item", "age", "user"])
     assert table.to_pydict() == {"user": [None], "item": [3], "age": [7]}
     assert file.read_row_group(0, ["user"]).to_pydict() == {"user": [None, None]}  # as many as there are rows
+
+
+def test_files_are_cut_down_to_the_first_row_of_each_key(tmp_path):
+    for name, users in (("0", ["b", "a", "b", "c", "c"]), ("1", ["c", "c"]), ("2", ["d", "a", None, "d"])):
+        rows = pa.table({"user": users, "age": range(len(users))})
+        pq.write_table(rows, tmp_path / f"{name}.parquet", row_group_size=2)
+    keys, cut = first_of_each(one_sided(open_files(str(tmp_path)), FEATURES, "user"), "user")
+    assert [file.row_groups for file in cut] == [(2, 1, 0), (0,), (1, 1)]
+    read = [file.read_row_group(i, ["user", "age"]) for file in cut for i in range(len(file.row_groups))]
+    whole = pa.concat_tables(read)
+    assert whole["user"].to_pylist() == ["b", "a", "c", "d", None]
+    assert whole["age"].to_pylist() == [0, 1, 3, 0, 2]
+    assert keys.tolist() == encode_keys(whole["user"].combine_chunks()).tolist()
 
 
 def test_a_column_that_both_sides_read_is_needed(tmp_path):

@@ -10,6 +10,7 @@ from tests.retrieval_runs import HEAD, NUM_ITEMS, make_files, retrieval_config
 from tests.runs import train_one, write
 from torchrec_mtl.cli import app
 from torchrec_mtl.data.files import open_files
+from torchrec_mtl.data.one_side import one_sided
 from torchrec_mtl.retrieval.index import ItemIndex
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.retrieval import vectors_of
@@ -47,7 +48,7 @@ def vectors(run_dir, path, side):
     with process_group("cpu") as device:
         session = open_session(config, statistics, device, labels=False)
         session.restore(checkpoints, "latest", weights_only=True)
-        return np.concatenate([*vectors_of(session, open_files(path), side)])
+        return np.concatenate([*vectors_of(session, one_sided(open_files(path), config.features, side), side)])
 
 
 def test_what_is_found_is_what_has_the_best_scores_and_was_not_seen(run, files, tmp_path):

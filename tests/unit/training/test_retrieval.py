@@ -12,6 +12,7 @@ from tests.retrieval_runs import NUM_ITEMS, make_files, retrieval_config
 from tests.runs import train_one, write
 from torchrec_mtl.config.load import ConfigError, parse
 from torchrec_mtl.data.files import open_files
+from torchrec_mtl.data.one_side import one_sided
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.retrieval import vectors_of
 from torchrec_mtl.training.run_dir import load_run
@@ -36,7 +37,7 @@ def vectors(run_dir, path, side):
     with process_group("cpu") as device:
         session = open_session(config, statistics, device, labels=False)
         session.restore(checkpoints, "latest", weights_only=True)
-        return np.concatenate([*vectors_of(session, open_files(path), side)])
+        return np.concatenate([*vectors_of(session, one_sided(open_files(path), config.features, side), side)])
 
 
 def test_metrics_are_those_of_ranking_the_corpus_by_hand(files, trained):
@@ -92,6 +93,32 @@ def test_an_item_that_is_there_twice_is_refused(files, tmp_path):
     twice = write(tmp_path / "items.parquet", pa.concat_tables([corpus, corpus.slice(0, 1)]))
     with process_group("cpu"), pytest.raises(ValueError, match=r"1 rows name an item that another row names.*one row"):
         train_one(retrieval_config(files | {"items": twice}, tmp_path / "run"))
+
+
+CORPUS_CHANGES = {
+    "no names": (lambda items: items.drop_columns(["item_id"]), "retrieval.item, column 'item_id': not in .*items"),
+    "no feature": (lambda items: items.drop_columns(["tags"]), "feature 'tags', column 'tags': not in .*items"),
+    "other names": (lambda items: _as_text(items), "retrieval.item, .*: integers in .*eval.parquet, but strings in"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CORPUS_CHANGES.values(), ids=CORPUS_CHANGES)
+def test_a_corpus_that_does_not_fit_is_refused_before_training(files, tmp_path, change, message):
+    wrong = {"items": write(tmp_path / "items.parquet", change(pq.read_table(files["items"])))}
+    with process_group("cpu"), pytest.raises(ConfigError, match=message):
+        train_one(retrieval_config(files | wrong, tmp_path / "run"))
+
+
+def test_rows_without_what_was_seen_are_refused_before_training(files, tmp_path):
+    rows = pq.read_table(files["eval"]).drop_columns(["seen"])
+    wrong = {"eval": write(tmp_path / "eval.parquet", rows)}
+    with process_group("cpu"), pytest.raises(ConfigError, match=r"data.eval: retrieval.seen, column 'seen': not in"):
+        train_one(retrieval_config(files | wrong, tmp_path / "run"))
+
+
+def _as_text(items):
+    names = items["item_id"].cast(pa.string())
+    return items.set_column(items.schema.get_field_index("item_id"), "item_id", names)
 
 
 def test_a_head_without_vectors_cannot_retrieve(files, tmp_path):
