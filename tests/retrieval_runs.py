@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from tests.runs import BATCH, SGD, raw_config, write
+from torchrec_mtl.config.features import Side
+from torchrec_mtl.data.files import open_files
+from torchrec_mtl.data.one_side import one_sided
 from torchrec_mtl.data.synthetic import make_table
+from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.retrieval import vectors_of
+from torchrec_mtl.training.run_dir import load_run
+from torchrec_mtl.training.session import open_session
 
 NUM_ITEMS = 60
 HEAD = {
@@ -52,3 +59,12 @@ def retrieval_config(files: dict[str, str], run_dir: Path, **sections: Any) -> d
     found = raw_config(files["train"], run_dir, **(defaults | {"retrieval": retrieval} | sections))
     found["data"] |= {"eval": files["eval"], "eval_batch_size": BATCH, "shuffle": False}
     return found
+
+
+def vectors(run_dir: Path, path: str, side: Side) -> Any:
+    """What the latest checkpoint makes of a file of one side, [N, D] or [N, K, D]."""
+    config, statistics, checkpoints = load_run(run_dir)
+    with process_group("cpu") as device:
+        session = open_session(config, statistics, device, labels=False)
+        session.restore(checkpoints, "latest", weights_only=True)
+        return np.concatenate([*vectors_of(session, one_sided(open_files(path), config.features, side), side)])

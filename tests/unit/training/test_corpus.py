@@ -6,16 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from tests.retrieval_runs import HEAD, NUM_ITEMS, make_files, retrieval_config
+from tests.retrieval_runs import HEAD, NUM_ITEMS, make_files, retrieval_config, vectors
 from tests.runs import train_one, write
 from torchrec_mtl.cli import app
-from torchrec_mtl.data.files import open_files
-from torchrec_mtl.data.one_side import one_sided
 from torchrec_mtl.retrieval.index import ItemIndex
 from torchrec_mtl.training.distributed import process_group
-from torchrec_mtl.training.retrieval import vectors_of
-from torchrec_mtl.training.run_dir import load_run
-from torchrec_mtl.training.session import open_session
 
 pytest.importorskip("faiss")
 K = 7
@@ -41,14 +36,6 @@ def call(*words):
 
 def index(run, files, folder, *words):
     return call("index", run, "--items", files["items"], "--out", folder, *words)
-
-
-def vectors(run_dir, path, side):
-    config, statistics, checkpoints = load_run(run_dir)
-    with process_group("cpu") as device:
-        session = open_session(config, statistics, device, labels=False)
-        session.restore(checkpoints, "latest", weights_only=True)
-        return np.concatenate([*vectors_of(session, one_sided(open_files(path), config.features, side), side)])
 
 
 def test_what_is_found_is_what_has_the_best_scores_and_was_not_seen(run, files, tmp_path):

@@ -8,13 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.retrieval_runs import NUM_ITEMS, make_files, retrieval_config
+from tests.retrieval_runs import NUM_ITEMS, make_files, retrieval_config, vectors
 from tests.runs import train_one, write
 from torchrec_mtl.config.load import ConfigError, parse
 from torchrec_mtl.data.files import open_files
-from torchrec_mtl.data.one_side import one_sided
 from torchrec_mtl.training.distributed import process_group
-from torchrec_mtl.training.retrieval import vectors_of
 from torchrec_mtl.training.run_dir import load_run
 from torchrec_mtl.training.session import open_session
 
@@ -30,14 +28,6 @@ def trained(files, tmp_path_factory):
     with process_group("cpu"):
         result = train_one(retrieval_config(files, run_dir))
     return run_dir, result.evaluation.tasks
-
-
-def vectors(run_dir, path, side):
-    config, statistics, checkpoints = load_run(run_dir)
-    with process_group("cpu") as device:
-        session = open_session(config, statistics, device, labels=False)
-        session.restore(checkpoints, "latest", weights_only=True)
-        return np.concatenate([*vectors_of(session, one_sided(open_files(path), config.features, side), side)])
 
 
 def test_metrics_are_those_of_ranking_the_corpus_by_hand(files, trained):
