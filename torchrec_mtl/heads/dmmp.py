@@ -120,7 +120,8 @@ class DMMP(Head):
         features = representation.features
         assert features is not None, "dmmp reads features"
         encoded: Encoded = self.student(_detached(features) if self._in_second_stage else features)
-        scores, fused = encoded.scores(), encoded.fused()
+        scores = encoded.scores()
+        fused = encoded.fused(scores)
         hidden, predictions = {"scores": scores, "fused": fused}, {"score": fused}
         if self.teacher is not None:
             conditional = self.teacher(representation)

@@ -19,10 +19,11 @@ from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
 
 Layout = Literal["item_per_task", "user_per_task", "two_towers"]
 Gate = Literal["user", "global", "even"]
+SIDES: tuple[Side, Side] = ("user", "item")
 
 
 class OneSide(nn.Module):
-    """A side's features to vectors: fields, means of sequences, and dense columns, then N towers at once.
+    """N towers at once over the columns of one side's features.
 
     Args:
         spec: all features.
@@ -41,7 +42,6 @@ class OneSide(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        self.side: Side = side
         mine = spec.select(side=side)
         if not mine.widths:
             sides = [(f.name, f.side) for f in (*spec.fields, *spec.sequences)] + [(d.name, d.side) for d in spec.dense]
@@ -53,12 +53,16 @@ class OneSide(nn.Module):
         self.mlp = MLP(sum(mine.widths), sizes, norm=norm, num_towers=num_towers)
         self.last = StackedLinear(num_towers, self.mlp.out_features, dim)
 
-    def forward(self, features: Features) -> Tensor:
-        """Return [N, B, d]."""
-        mine = features.select(side=self.side)
-        pooled = [mine.sequences[s.name].pooled("mean") for s in mine.spec.sequences]
-        vectors: Tensor = self.last(self.mlp(side_by_side(mine, pooled), features.valid))
+    def forward(self, columns: Tensor, valid: Tensor | None) -> Tensor:
+        """Return [N, B, d], of what `columns_of` gives for this side."""
+        vectors: Tensor = self.last(self.mlp(columns, valid))
         return vectors
+
+
+def columns_of(features: Features, side: Side) -> Tensor:
+    """Return a side's columns [B, I]: fields, means of sequences, dense columns."""
+    mine = features.select(side=side)
+    return side_by_side(mine, [mine.sequences[s.name].pooled("mean") for s in mine.spec.sequences])
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ class Encoded:
         """Return s_k of each row's own user and item, [K, B]."""
         return (self.users * self.items).sum(-1) + self.biases
 
-    def fused(self) -> Tensor:
-        """Return ``s = sum_k g_k s_k``, [B]: logits are mixed, so that s stays an inner product."""
-        return (self.gate.T * self.scores()).sum(0)
+    def fused(self, scores: Tensor) -> Tensor:
+        """Return ``s = sum_k g_k s_k``, [B], of `scores`: logits are mixed, so that s stays an inner product."""
+        return (self.gate.T * scores).sum(0)
 
     def item_vectors(self) -> Tensor:
         """Return [B, D], what an index holds: the items' vectors, then one bias a task."""
@@ -140,7 +144,7 @@ class Student(nn.Module):
         """See the class."""
         super().__init__()
         self.num_tasks, self.normalize, self.temperature = num_tasks, normalize, temperature
-        users, items = (num_tasks if layout == f"{side}_per_task" else 1 for side in ("user", "item"))
+        users, items = (num_tasks if layout == f"{side}_per_task" else 1 for side in SIDES)
         self.user = OneSide(spec, "user", sizes, dim, users, norm=norm)
         self.item = OneSide(spec, "item", sizes, dim, items, norm=norm)
         self.item_bias = OneSide(spec, "item", (), num_tasks, 1) if layout != "two_towers" else None
@@ -151,7 +155,8 @@ class Student(nn.Module):
 
     def forward(self, features: Features) -> Encoded:
         """Return the vectors of both sides, row by row."""
-        users, items = self.user(features), self.item(features)
+        of_users, of_items = (columns_of(features, side) for side in SIDES)
+        users, items = self.user(of_users, features.valid), self.item(of_items, features.valid)
         if self.normalize:
             users, items = F.normalize(users, dim=-1), F.normalize(items, dim=-1)
         users = users / self.temperature
@@ -159,11 +164,11 @@ class Student(nn.Module):
             users = users * self.log_scale.exp()
         biases = self.bias.expand(-1, items.shape[1])
         if self.item_bias is not None:
-            biases = biases + self.item_bias(features)[0].T
-        return Encoded(users, items, biases, self._gate(features, biases))
+            biases = biases + self.item_bias(of_items, features.valid)[0].T
+        gate = self._even(biases) if self.gate is None else torch.softmax(self.gate(of_users, features.valid)[0], dim=1)
+        return Encoded(users, items, biases, gate)
 
-    def _gate(self, features: Features, biases: Tensor) -> Tensor:
-        if self.gate is not None:
-            return torch.softmax(self.gate(features)[0], dim=1)
+    def _even(self, biases: Tensor) -> Tensor:
+        """Return the gate that is the same for all users, [B, K]."""
         even = biases.new_zeros(self.num_tasks) if self.preference is None else self.preference
         return torch.softmax(even, dim=0).expand(biases.shape[1], -1)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.load import ConfigError
@@ -23,13 +24,16 @@ from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.one_side import OneSidedFile, one_sided
 from torchrec_mtl.data.rows import element_indices
+from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.retrieval.index import IndexOptions, ItemIndex
+from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.retrieval import vectors_of
 from torchrec_mtl.training.run_dir import best_or_latest, load_run
 from torchrec_mtl.training.session import Session, open_session
 
 Floats = npt.NDArray[np.float32]
+Loaded = tuple[RunConfig, Statistics, Checkpoints]
 
 _PROBES = 1000  # queries that the recall of an index is measured with
 
@@ -60,10 +64,11 @@ def index_run(run: str | Path, items: Sequence[str], out: Path, options: IndexOp
     Raises:
         ValueError: several ranks, a head that does not retrieve, or items that do not fit.
     """
-    config, retrieval = _config(run)
+    loaded, retrieval = _load(run)
+    config = loaded[0]
     files = _open(items, config, "item", retrieval.item)
     with process_group(config.train.device) as device:
-        session = _session(run, config, device)
+        session = _session(loaded, device)
         vectors = np.concatenate([*vectors_of(session, files, "item")])
         ids = _column(files, retrieval.item)
         if add:
@@ -105,7 +110,8 @@ def search_index(
     """
     index = ItemIndex.load(folder)
     run = run or index.notes.get("run", "")
-    config, retrieval = _config(run)
+    loaded, retrieval = _load(run)
+    config = loaded[0]
     if config.task_names != index.tasks:
         raise ValueError(
             f"{folder} is an index of the tasks {', '.join(index.tasks)}, and {run} has "
@@ -118,7 +124,7 @@ def search_index(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with process_group(config.train.device) as device:
-            for vectors in vectors_of(_session(run, config, device), files, "user"):
+            for vectors in vectors_of(_session(loaded, device), files, "user"):
                 hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()
                 ids, scores = _unseen(index, vectors, k, weights, hidden)
                 table = pa.table(
@@ -166,23 +172,20 @@ def _have(files: Sequence[DataFile], column: str) -> bool:
     return all(column in file.metadata.schema.to_arrow_schema().names for file in files)
 
 
-def _config(run: str | Path) -> tuple[RunConfig, RetrievalConfig]:
+def _load(run: str | Path) -> tuple[Loaded, RetrievalConfig]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("index and search run in one process; start them without torchrun")
-    config, _, _ = load_run(run)
+    config, statistics, checkpoints = load_run(run)
     if config.retrieval is None:
         raise ValueError(
             f"{run} was trained without a section retrieval, which names the columns of items and queries; add it to "
             f"{Path(run) / 'config.yaml'}, with a head that retrieves, such as dmmp"
         )
-    return config, config.retrieval
+    return (config, statistics, checkpoints), config.retrieval
 
 
-def _session(run: str | Path, config: RunConfig, device: object) -> Session:
-    import torch
-
-    assert isinstance(device, torch.device)
-    _, statistics, checkpoints = load_run(run)
+def _session(loaded: Loaded, device: torch.device) -> Session:
+    config, statistics, checkpoints = loaded
     session = open_session(config, statistics, device, labels=False)
     session.restore(checkpoints, best_or_latest(checkpoints), weights_only=True)
     return session

@@ -76,7 +76,7 @@ class TrainState:
         """Take the monitored value of an evaluation; return whether it is the best so far. NaN never is."""
         self.evaluated = self.step
         higher = monitor.mode == "max" or (
-            monitor.mode == "auto" and monitor.metric.rpartition("/")[2] in _HIGHER_IS_BETTER
+            monitor.mode == "auto" and monitor.metric.rpartition("/")[2].partition("@")[0] in _HIGHER_IS_BETTER
         )
         better = not math.isnan(value) and (self.best is None or (value > self.best if higher else value < self.best))
         if better:

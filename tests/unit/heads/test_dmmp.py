@@ -50,7 +50,7 @@ def test_logits_are_the_students_and_the_rest_is_predicted_beside_them(tasks, op
     assert torch.equal(torch.stack([*out.logits.values()]), encoded.scores())
     of_teacher = [] if options.get("teacher") == "none" else [f"{task}_teacher" for task in tasks]
     assert list(out.predictions) == ["score", *of_teacher]
-    assert torch.equal(out.predictions["score"], encoded.fused())
+    assert torch.equal(out.predictions["score"], encoded.fused(encoded.scores()))
 
 
 def test_vectors_are_there_in_evaluation_alone():
@@ -142,7 +142,10 @@ def written_out(head, given, labels, weights):
             "logit_mse": ((p[k] / (1 - p[k])).log() - encoded.scores()[k]) ** 2,
         }[o.distill]
         found[f"dmmp/distill/{t}"] = (o.distill_weight * value, w[k])
-    found["dmmp/fused"] = (o.fuse_weight * bce(torch.sigmoid(encoded.fused()), labels.mean(1)), weights.min(1).values)
+    found["dmmp/fused"] = (
+        o.fuse_weight * bce(torch.sigmoid(encoded.fused(encoded.scores())), labels.mean(1)),
+        weights.min(1).values,
+    )
     return {name: (value * weight).sum() / weight.sum() for name, (value, weight) in found.items()}
 
 

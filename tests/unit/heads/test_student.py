@@ -60,7 +60,7 @@ def written_out(head, features):
 def test_scores_equal_the_equations(layout, gate, scale, count):
     head, features = made(TASKS[count], layout=layout, gate=gate, **scale), features_of()
     encoded = head.student(features)
-    found, expected = (encoded.scores(), encoded.gate, encoded.fused()), written_out(head, features)
+    found, expected = (encoded.scores(), encoded.gate, encoded.fused(encoded.scores())), written_out(head, features)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     leaves = [*features.fields.values(), *(s.values for s in features.sequences.values()), features.dense]
@@ -150,7 +150,7 @@ def test_a_gate_of_one_task_gives_that_tasks_ranking():
     head.student.gate.last.bias.copy_(torch.tensor([[[0.0, -1000.0]]]))
     encoded, s = head.student(features), pairs(head.student, features)
     assert encoded.gate.tolist() == [[1.0, 0.0]] * B
-    assert torch.equal(encoded.fused(), encoded.scores()[0])
+    assert torch.equal(encoded.fused(encoded.scores()), encoded.scores()[0])
     composed = encoded.query_vectors().sum(1) @ encoded.item_vectors().T
     assert torch.equal(composed.argsort(1), s[0].argsort(1))
     assert not torch.equal(composed.argsort(1), s[1].argsort(1))
@@ -251,6 +251,6 @@ def test_the_student_stands_alone(layout):
     for student in (copied, loaded):
         encoded = student(features)
         assert torch.equal(encoded.scores(), torch.stack([*out.logits.values()]))
-        assert torch.equal(encoded.fused(), out.predictions["score"])
+        assert torch.equal(encoded.fused(encoded.scores()), out.predictions["score"])
         assert torch.equal(encoded.item_vectors(), out.vectors["item"])
         assert torch.equal(encoded.query_vectors(), out.vectors["query"])

@@ -25,7 +25,10 @@ def test_lower_is_better_by_default(metric: str) -> None:
     assert (state.best, state.best_step, state.stale, state.evaluated) == (2.0, 2, 2, 4)
 
 
-@pytest.mark.parametrize("metric", ["click/auc", "click/gauc", "watch_time/spearman", "watch_time/gini"])
+HIGHER = ["click/auc", "click/gauc", "click/recall@50", "click/ndcg@10", "watch_time/spearman", "watch_time/gini"]
+
+
+@pytest.mark.parametrize("metric", HIGHER)
 def test_higher_is_better_for_rankings(metric: str) -> None:
     assert record([0.6, 0.7, 0.65], metric=metric)[0] == [True, True, False]
     assert record([0.6, 0.7, 0.65], metric=metric, mode="min")[0] == [True, False, False]
