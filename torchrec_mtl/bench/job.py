@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -50,8 +51,12 @@ def work(folder: str) -> None:
 
 def _detach(place: Path) -> None:
     """Leave the terminal's process group, so that Ctrl-C reaches the parent alone, and die with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
-    log = os.open(place / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        log = os.open(place / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except FileNotFoundError:  # stopped before it began: whoever stopped it has cleared up
+        os._exit(1)
     os.dup2(log, 1)
     os.dup2(log, 2)
     parent = multiprocessing.parent_process()

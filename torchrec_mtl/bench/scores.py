@@ -33,6 +33,11 @@ def direction(metric: str) -> int:
     return 1 if metric in _HIGHER else -1 if metric in _LOWER else 0
 
 
+def trained(tasks: Sequence[TaskConfig]) -> list[TaskConfig]:
+    """Return the tasks whose losses count; all where none does, since the head then has losses of its own."""
+    return [task for task in tasks if task.weight > 0] or list(tasks)
+
+
 def score(rule: str, tasks: Sequence[TaskConfig], values: Values) -> float | None:
     """Return what tuning maximises; None where a metric is not defined.
 
@@ -43,10 +48,10 @@ def score(rule: str, tasks: Sequence[TaskConfig], values: Values) -> float | Non
         values: task -> metric -> value.
     """
     if rule == "auto":
-        wanted = [(t.name, PRIMARY[t.kind]) for t in tasks if t.weight > 0]
+        wanted = [(t.name, PRIMARY[t.kind]) for t in trained(tasks)]
     else:
         task, _, name = rule.rpartition("/")
-        wanted = [(t.name, name) for t in tasks if t.weight > 0] if task == MEAN else [(task, name)]
+        wanted = [(t.name, name) for t in trained(tasks)] if task == MEAN else [(task, name)]
     found = [(values.get(task, {}).get(name), direction(name)) for task, name in wanted]
     numbers = [value * sign for value, sign in found if value is not None and math.isfinite(value)]
     return float(np.mean(numbers)) if len(numbers) == len(wanted) else None
@@ -63,7 +68,7 @@ def score_problem(rule: str, tasks: Sequence[TaskConfig], retrieval: Sequence[st
     if rule == "auto":
         return None
     name, separator, metric = rule.rpartition("/")
-    asked = [t for t in tasks if t.weight > 0] if name == MEAN else [t for t in tasks if t.name == name]
+    asked = trained(tasks) if name == MEAN else [t for t in tasks if t.name == name]
     if not separator:
         example = f"{tasks[0].name}/{PRIMARY[tasks[0].kind]}"
         return f"score: expected auto, or task/metric such as {example} (found '{rule}')"

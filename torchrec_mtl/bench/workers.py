@@ -77,9 +77,14 @@ class Workers:
         folder.mkdir(parents=True)
         (folder / CONFIG).write_text(dump(as_run(job, folder)), encoding="utf-8")
         process = self._context.Process(target=work, args=(str(folder),), daemon=True)
-        with _environment():
-            process.start()
-        self._running[process.sentinel] = _Worker(job, process, folder, time.monotonic())
+        try:
+            with _environment():
+                process.start()
+            self._running[process.sentinel] = _Worker(job, process, folder, time.monotonic())
+        except KeyboardInterrupt:  # between the two nobody else knows of it
+            if process.pid is not None:
+                _end(process)
+            raise
 
     def wait(self) -> list[tuple[Job, dict[str, Any]]]:
         """Wait until a job has ended; return those that have, with what they left (``error`` where they failed)."""

@@ -23,6 +23,7 @@ from torchrec_mtl.config.explain import explained, quote_boolean
 from torchrec_mtl.config.names import did_you_mean
 
 if TYPE_CHECKING:
+    from torchrec_mtl.config.features import Side
     from torchrec_mtl.config.tasks import TaskConfig
 
 __all__ = ["Config", "Name", "PluginConfig", "Targets", "Widths", "did_you_mean"]
@@ -137,6 +138,16 @@ class PluginConfig(Config):
     def needs_candidates(self) -> str:
         """Of a head: what it needs ``Features.candidates`` for, with the remedy; empty: nothing."""
         return ""
+
+    @property
+    def needs_sides(self) -> tuple[Side, ...]:
+        """Of a head: the sides that it reads alone, and that some feature must therefore have."""
+        return ()
+
+    @property
+    def trains_alone(self) -> bool:
+        """Of a head: it has losses of its own, so that something is trained where the weight of every task is 0."""
+        return False
 
     def problems(self, tasks: Sequence[TaskConfig]) -> list[str]:
         """Return what makes this plug-in impossible for the tasks, with the remedy; ``"key: ..."`` names an option."""

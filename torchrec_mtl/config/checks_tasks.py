@@ -48,7 +48,9 @@ def _tasks(draft: Draft) -> Iterator[str]:
                 f"tasks.{i}.space: '{task.name}' is defined inside '{task.space}', the label of '{later.name}', which "
                 "comes after it; list tasks in causal order"
             )
-    if draft.num_tasks and len(draft.tasks) == draft.num_tasks and all(t.weight == 0 for t in draft.tasks.values()):
+    whole = 0 < draft.num_tasks == len(draft.tasks)
+    alone = draft.head is not None and draft.head.trains_alone
+    if whole and not alone and all(t.weight == 0 for t in draft.tasks.values()):
         yield "tasks: the weight of every task is 0, so that nothing is trained; give one a positive weight"
 
 
@@ -137,6 +139,15 @@ def _features(draft: Draft) -> Iterator[str]:
     targets = {s.name: s.target for s in draft.sequences.values() if s.target is not None}
     for path, plugin in {"bottom": draft.bottom, "head": draft.head}.items():
         yield from _placed(path, plugin.feature_problems(fields, sequences, targets) if plugin is not None else ())
+    read = [*draft.sparse.values(), *draft.sequences.values(), *draft.dense.values()]
+    sides = {feature.name: feature.side for feature in read}
+    for side in draft.head.needs_sides if draft.head is not None and sides else ():
+        if side not in sides.values():
+            found = ", ".join(f"{name} ({whose})" for name, whose in sides.items())
+            yield (
+                f"head: '{draft.head.type}' has a tower of the {side}'s features, and no feature has side: {side} "
+                f"(found {found}); give features their sides, such as {{name: user, table: user, side: user}}"
+            )
 
 
 def _monitor(draft: Draft) -> Iterator[str]:

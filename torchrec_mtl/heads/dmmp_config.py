@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.heads.base import HeadConfig
 from torchrec_mtl.heads.chain import chain_problems
 from torchrec_mtl.heads.distillation import Distillation
 from torchrec_mtl.heads.layers import Norm
-from torchrec_mtl.heads.student import Gate, Layout
+from torchrec_mtl.heads.student import SIDES, Gate, Layout
 
 
 class DMMPConfig(HeadConfig):
@@ -77,6 +78,16 @@ class DMMPConfig(HeadConfig):
     def retrieves(self) -> bool:
         """It does."""
         return True
+
+    @property
+    def needs_sides(self) -> tuple[Side, ...]:
+        """A tower reads one side alone."""
+        return SIDES
+
+    @property
+    def trains_alone(self) -> bool:
+        """The teacher does, and the softmax, and the retrieval score."""
+        return self.teacher != "none" or self.in_batch_weight > 0 or self.fuse_weight > 0
 
     @property
     def distills(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.features import Candidates
@@ -28,20 +29,24 @@ def in_batch_softmax(encoded: Encoded, candidates: Candidates, valid: Tensor | N
         candidates: their items.
         valid: [B], 1 for rows of data; None: all are.
     """
-    users = encoded.users.expand(len(encoded.biases), -1, -1)
-    items = gathered(encoded.items.transpose(0, 1)).transpose(0, 1)
-    biases = gathered(encoded.biases.T).T
-    logits = torch.matmul(users, items.transpose(1, 2)) + biases.unsqueeze(1)  # [K, B, G]
-    keys, log_share = gathered(candidates.keys), gathered(candidates.log_share)
+    tasks = len(encoded.biases)
+    users = encoded.users.expand(tasks, -1, -1)
+    items = gathered(encoded.items.transpose(0, 1)).transpose(0, 1).expand(tasks, -1, -1)
+    keys = gathered(candidates.keys)
     here = torch.arange(len(candidates.keys), device=keys.device)
     own = here + rank() * len(here)
-    others = (keys.unsqueeze(0) == candidates.keys.unsqueeze(1)).index_put(
+    masked = (keys.unsqueeze(0) == candidates.keys.unsqueeze(1)).index_put(
         (here, own), torch.zeros((), dtype=torch.bool, device=keys.device)
     )
     if valid is not None:
-        others = others | (gathered(valid) == 0)
-    corrected = (logits - log_share).masked_fill(others, _NEVER)
-    return corrected.logsumexp(2) - corrected[:, here, own]
+        masked = masked | (gathered(valid) == 0)
+    corrections = gathered(encoded.biases.T).T - gathered(candidates.log_share)  # [K, G]
+    # [K, B, G] is most of the time of a large batch: the corrections come with the product, the mask is added in place.
+    users = torch.cat([users, torch.ones_like(users[..., :1])], dim=2)
+    items = torch.cat([items, corrections.unsqueeze(2)], dim=2)
+    logits = torch.matmul(users, items.transpose(1, 2)).add_(masked * _NEVER)
+    targets = own.expand(tasks, -1)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
 class _Gather(torch.autograd.Function):

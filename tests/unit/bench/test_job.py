@@ -1,6 +1,8 @@
+import multiprocessing
+
 import pytest
 
-from torchrec_mtl.bench.job import speed
+from torchrec_mtl.bench.job import speed, work
 
 
 def test_speed_weighs_the_windows_by_their_time():
@@ -12,3 +14,11 @@ def test_speed_weighs_the_windows_by_their_time():
     steps, seconds = speed(lines, batch_size=5)
     assert steps == 30
     assert seconds == pytest.approx(10 * 5 / 100 + 20 * 5 / 50)
+
+
+def test_a_worker_whose_folder_has_gone_says_nothing(tmp_path, capfd):
+    process = multiprocessing.get_context("fork").Process(target=work, args=(str(tmp_path / "gone"),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    assert capfd.readouterr().err == ""

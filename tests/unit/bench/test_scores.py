@@ -47,6 +47,11 @@ def test_the_mean_of_a_metric_is_over_the_tasks_that_are_trained():
     assert "nothing to maximise in 'coverage@5'" in score_problem("click/coverage@5", TASKS, ["coverage@5"])
 
 
+def test_where_no_tasks_own_loss_counts_all_tasks_do():
+    tasks = [task.model_copy(update={"weight": 0.0}) for task in TASKS[:2]]
+    assert score("auto", tasks, VALUES) == pytest.approx(0.6)
+
+
 @pytest.mark.parametrize("rule", ["auto", "click/auc", "spend/nrmse"])
 def test_a_rule_that_can_is_not(rule):
     assert score_problem(rule, TASKS) is None

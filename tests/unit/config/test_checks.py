@@ -308,6 +308,23 @@ def test_the_head_is_asked_about_the_tasks(problems):
     assert found.startswith("head: htlnet passes labels of binary tasks down")
 
 
+def test_towers_want_features_of_both_sides(problems):
+    sparse = "[{name: item, table: item, side: item}, {name: tag, table: tag}, {name: user, table: user}]"
+    bare = (f"features.sparse={sparse}", "features.sequences=[]")
+    (found,) = problems("head=dmmp", "tasks=[{name: click, kind: binary, label: click}]", *bare, "features.dense=[]")
+    assert found == (
+        "head: 'dmmp' has a tower of the user's features, and no feature has side: user (found item (item), "
+        "tag (context), user (context)); give features their sides, such as {name: user, table: user, side: user}"
+    )
+
+
+def test_a_head_with_losses_of_its_own_trains_without_those_of_the_tasks(problems):
+    tasks = "tasks=[{name: click, kind: binary, label: click, weight: 0}]"
+    assert problems("head=dmmp", tasks) == []
+    alone = "head={type: dmmp, teacher: none, fuse_weight: 0, gate: even}"
+    assert problems(alone, tasks) == [TASKS["tasks=[{name: click, kind: binary, label: click, weight: 0}]"]]
+
+
 def test_a_table_whose_reader_is_unreadable_is_not_called_unread(problems):
     assert problems("features.sparse.0.table=3") == [
         "features.sparse.0.table: expected text, but YAML reads this as a number; put it in quotes (found 3)"
