@@ -46,9 +46,16 @@ def impressions(num_rows: int, seed: int) -> pa.Table:
     return table.append_column("seen", pa.array(seen, pa.list_(pa.int64())))
 
 
+def found(num_users: int = 100) -> pa.Table:
+    """What a search might have found for every third user."""
+    users = np.arange(0, num_users, 3)
+    return pa.table({"user_id": users, "ids": [[int(u) % NUM_ITEMS, int(u + 5) % NUM_ITEMS] for u in users]})
+
+
 def make_files(folder: Path) -> dict[str, str]:
-    """Write train, eval, and items; return their paths."""
-    tables = {"train": impressions(6 * BATCH - 30, 1), "eval": impressions(3 * BATCH - 10, 2), "items": corpus()}
+    """Write train, eval, items, and what was found; return their paths."""
+    tables = {"train": impressions(6 * BATCH - 30, 1), "eval": impressions(3 * BATCH - 10, 2)}
+    tables |= {"items": corpus(), "found": found()}
     return {name: write(folder / f"{name}.parquet", table, row_group=50) for name, table in tables.items()}
 
 

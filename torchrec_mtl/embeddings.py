@@ -296,5 +296,12 @@ class FeatureReader:
             spec=self.spec,
             noise=Noise(seed, batch.step, batch.rows, batch.global_size),
             valid=None if batch.full else batch.valid,
-            candidates=None if batch.log_share is None else Candidates(batch.ids["item"], batch.log_share),
+            candidates=_candidates(batch),
         )
+
+
+def _candidates(batch: Batch) -> Candidates | None:
+    if batch.log_share is None:
+        return None
+    # ``present`` also where this rank's rows are all there: all ranks exchange it, or none does.
+    return Candidates(batch.ids["item"], batch.log_share, batch.present, batch.num_rows)

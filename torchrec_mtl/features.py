@@ -132,11 +132,15 @@ class Candidates:
 
     Attributes:
         keys: [B] int64, equal where rows are of one item.
-        log_share: [B], logarithm of the item's share of the training rows.
+        log_share: [B], logarithm of the item's share of the training rows; with items drawn, of all such batches.
+        present: [B], 1 where a row has an item, 0 for padding; None: all have.
+        num_rows: rows of data, which come first; the others are items drawn, or padding. None: all are.
     """
 
     keys: Tensor
     log_share: Tensor
+    present: Tensor | None = None
+    num_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class Features:
         dense: [B, D0].
         spec: static description.
         noise: source of random numbers that agree over ranks; None outside our trainer (torch's own generator is used).
-        valid: [B], 1 for a row of data, 0 for padding; None: all rows are data.
+        valid: [B], 1 for a row of data, 0 for padding and for items drawn; None: all rows are data.
         candidates: the rows' items, for in-batch negatives; None where nobody wants them.
     """
 

@@ -76,7 +76,7 @@ VIDEO_CATEGORIES = {
     "video_type": "video_type",
     "upload_type": "upload_type",
 }
-VIDEO_COLUMNS = ("video_id", *VIDEO_CATEGORIES.values(), "tag")
+VIDEO_COLUMNS = ("video_id", *VIDEO_CATEGORIES.values(), "tag", "video_duration")
 
 # Lower edges of the buckets, fixed once and not taken from the data. Ids: 0 is "not known", then one a bucket.
 COUNT = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -1,4 +1,4 @@
-"""DMMP on two ranks equals one process: towers, teacher, in-batch negatives of all ranks, the search of a corpus."""
+"""DMMP on two ranks equals one process: towers, teacher, in-batch negatives of all ranks, items drawn, the search of a corpus."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from tests.retrieval_runs import HEAD, make_files, retrieval_config
-from tests.runs import differences, saved, train_ranks
+from tests.retrieval_runs import HEAD, impressions, make_files, retrieval_config
+from tests.runs import BATCH, differences, saved, train_ranks, write
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 CASES: dict[str, dict[str, Any]] = {
     "in-batch negatives, gradnorm": {"head": {**HEAD, "in_batch_weight": 0.5}, "gradient": {"type": "gradnorm"}},
+    "one rank's last batch is full": {"head": {**HEAD, "in_batch_weight": 0.5}, "rows": 3 * BATCH - 1},
+    "items drawn": {
+        "head": {**HEAD, "in_batch_weight": 0.5, "norm": "batch"},
+        "negatives": {"uniform": 16, "popular": 8, "hard": 8},
+    },
     "user towers, two stages": {"head": {**HEAD, "layout": "user_per_task", "training": "two_stage", "norm": "batch"}},
 }
 
@@ -24,9 +29,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_files(tmp_path_factory.mktemp("data"))
 
 
+def config(files: dict[str, str], run_dir: Path, **sections: Any) -> dict[str, Any]:
+    """A run, with items drawn where the case says how many."""
+    negatives, rows = sections.pop("negatives", None), sections.pop("rows", None)
+    if rows is not None:
+        files = files | {"train": write(run_dir.parent / "train.parquet", impressions(rows, 3), row_group=50)}
+    found = retrieval_config(files, run_dir, **sections)
+    if negatives is not None:
+        found["retrieval"]["negatives"] = {**negatives, "found": files["found"]}
+    return found
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one_process(files: dict[str, str], tmp_path: Path, case: str) -> None:
-    results = [train_ranks(retrieval_config(files, tmp_path / str(n), **CASES[case]), n) for n in (1, 2)]
+    results = [train_ranks(config(files, tmp_path / str(n), **dict(CASES[case])), n) for n in (1, 2)]
     one, two = (saved(tmp_path / str(n)) for n in (1, 2))
     found = differences(one, two)
     print(f"{case}: {found}")

@@ -18,6 +18,7 @@ EXAMPLES = [
     "cdnow/htlnet.yaml",
     "cdnow/ncs4cvr.yaml",
     "cdnow/shared_bottom.yaml",
+    "kuairand/dmmp.yaml",
     "kuairand/dtrn.yaml",
     "kuairand/htlnet.yaml",
     "kuairand/ncs4cvr.yaml",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.checks_features import check_features
 from torchrec_mtl.config.checks_tasks import check_tasks
+from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.draft import Draft
+from torchrec_mtl.config.retrieval import NegativesConfig
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.config.training import TrainConfig
 from torchrec_mtl.device import has_cuda
@@ -53,12 +56,29 @@ def _evaluation(draft: Draft) -> Iterator[str]:
 def _retrieval(draft: Draft) -> Iterator[str]:
     if draft.head is not None and draft.retrieval is None and draft.head.needs_candidates:
         yield draft.head.needs_candidates
-    if draft.retrieval is None or draft.head is None or draft.head.retrieves:
+    if draft.retrieval is None or draft.head is None:
+        return
+    if draft.retrieval.negatives is not None:
+        yield from _negatives(draft.retrieval.negatives, draft.head, draft.data)
+    if draft.head.retrieves:
         return
     yield (
         f"retrieval: head '{draft.head.type}' scores rows and has no vectors to search by; use a head that retrieves, "
         "such as dmmp, or remove this section"
     )
+
+
+def _negatives(negatives: NegativesConfig, head: PluginConfig, data: DataConfig | None) -> Iterator[str]:
+    if not head.needs_candidates:
+        yield (
+            f"retrieval.negatives: head '{head.type}' has no softmax over the items of a batch as it is set; give dmmp "
+            "an in_batch_weight, or remove this section"
+        )
+    for name in ("uniform", "popular", "hard"):
+        count = getattr(negatives, name)
+        if data is not None and count % data.streams:
+            near = max(round(count / data.streams), 1) * data.streams
+            yield f"retrieval.negatives.{name}: {count} is not a multiple of data.streams = {data.streams}; take {near}"
 
 
 def _batches(draft: Draft) -> Iterator[str]:

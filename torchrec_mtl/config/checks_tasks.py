@@ -30,6 +30,7 @@ def check_tasks(draft: Draft) -> Iterator[str]:
         _monitor(draft),
         _plugins(draft),
         _features(draft),
+        _sides(draft),
         _gradient(draft),
     )
 
@@ -139,14 +140,21 @@ def _features(draft: Draft) -> Iterator[str]:
     targets = {s.name: s.target for s in draft.sequences.values() if s.target is not None}
     for path, plugin in {"bottom": draft.bottom, "head": draft.head}.items():
         yield from _placed(path, plugin.feature_problems(fields, sequences, targets) if plugin is not None else ())
-    read = [*draft.sparse.values(), *draft.sequences.values(), *draft.dense.values()]
-    sides = {feature.name: feature.side for feature in read}
-    for side in draft.head.needs_sides if draft.head is not None and sides else ():
+
+
+def _sides(draft: Draft) -> Iterator[str]:
+    """A head that reads one side alone wants features of it."""
+    sides: dict[str, str] = {f.name: f.side for f in (*draft.sparse.values(), *draft.sequences.values())}
+    sides |= {d.name: d.side for d in draft.dense.values()}
+    head = draft.head
+    if head is None or not sides:
+        return
+    for side in head.needs_sides:
         if side not in sides.values():
             found = ", ".join(f"{name} ({whose})" for name, whose in sides.items())
             yield (
-                f"head: '{draft.head.type}' has a tower of the {side}'s features, and no feature has side: {side} "
-                f"(found {found}); give features their sides, such as {{name: user, table: user, side: user}}"
+                f"head: '{head.type}' has a tower of the {side}'s features, and no feature has side: {side} (found "
+                f"{found}); give features their sides, such as {{name: user, table: user, side: user}}"
             )
 
 

@@ -64,7 +64,12 @@ def parse(raw: Mapping[Any, Any], source: str = "config", problems: Sequence[str
 
 def dump(config: RunConfig) -> str:
     """Return the whole config, defaults included, as YAML that ``load_config`` reads; without sections left out."""
-    return write_yaml(config.model_dump(mode="json", exclude={"retrieval"} if config.retrieval is None else None))
+    left_out: dict[str, Any] = {}
+    if config.retrieval is None:
+        left_out = {"retrieval": True}
+    elif config.retrieval.negatives is None:
+        left_out = {"retrieval": {"negatives"}}
+    return write_yaml(config.model_dump(mode="json", exclude=left_out))
 
 
 def _read(path: Path) -> tuple[dict[Any, Any], list[str]]:

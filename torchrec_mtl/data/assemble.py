@@ -27,6 +27,7 @@ def make_batch(
     slots: Ints,
     step: int,
     global_size: int,
+    num_drawn: int = 0,
 ) -> Batch:
     """Turn rows into a batch, padded to one row for each slot.
 
@@ -37,13 +38,14 @@ def make_batch(
         slots: [B] place of each row in the global batch: the n real rows, then the padding.
         step: number of the global batch.
         global_size: rows of the global batch.
+        num_drawn: of the real rows, the last so many are items drawn; they are not valid either.
 
     Returns:
         A batch of B rows. Padding has valid 0, weight 0, zero dense values, and no ids.
     """
     size = len(slots)
     valid = torch.zeros(size)
-    valid[: len(rows)] = 1.0
+    valid[: len(rows) - num_drawn] = 1.0
     return Batch(
         dense=_pad(rows.dense, size),
         sparse=make_kjt(rows, pooled, size),
@@ -55,7 +57,7 @@ def make_batch(
         ids={name: _pad(values, size) for name, values in rows.ids.items()},
         step=step,
         global_size=global_size,
-        full=len(rows) == size,
+        full=len(rows) == size and num_drawn == 0,
         gaps=_gaps(rows),
     )
 

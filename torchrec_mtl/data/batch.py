@@ -22,9 +22,10 @@ class Batch(Pipelineable):
         sequences: ids of the unpooled features (``EmbeddingCollection``), keys in config order.
         labels: [B, K] float32; 0 where the weight is 0.
         weights: [B, K] float32; 0 for padding and outside the task's space.
-        valid: [B] float32; 1 for a row of data, 0 for padding.
+        valid: [B] float32; 1 for a row of data, 0 for padding, and for items drawn as negatives.
         rows: [B] int64; the row's slot in the global batch, 0 .. global_size - 1, the same at any world size.
-        ids: name -> [B] int64; groups of gauc ("group"), items for in-batch negatives ("item"). Never an input.
+        ids: name -> [B] int64; groups of gauc ("group"), items for in-batch negatives ("item"), queries for hard ones
+            ("query"). Never an input.
         step: number of the global batch, counted over epochs; seeds the noise.
         global_size: rows of the global batch, padding included.
         full: no row is padding; known without reading ``valid`` back from a device.
@@ -32,6 +33,9 @@ class Batch(Pipelineable):
             key in ``sequences``. Sequences without ``times`` have none.
         log_share: [B] float32; logarithm of the share of the training rows that the row's item has, for in-batch
             negatives; None where nobody wants it.
+        present: [B] float32; 1 where a row has an item: a row of data, or an item drawn beside them; None with
+            ``log_share``.
+        num_rows: rows of data, which come first; None with ``log_share``.
     """
 
     dense: Tensor
@@ -47,6 +51,8 @@ class Batch(Pipelineable):
     full: bool = False
     gaps: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     log_share: Tensor | None = None
+    present: Tensor | None = None
+    num_rows: int | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
@@ -75,4 +81,6 @@ class Batch(Pipelineable):
             full=self.full,
             gaps={name: change(values) for name, values in self.gaps.items()},
             log_share=None if self.log_share is None else change(self.log_share),
+            present=None if self.present is None else change(self.present),
+            num_rows=self.num_rows,
         )

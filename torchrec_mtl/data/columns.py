@@ -114,10 +114,25 @@ def config_columns(
 
 def retrieval_columns(retrieval: RetrievalConfig) -> tuple[Column, ...]:
     """List what a search of a corpus reads of the rows that it is judged by."""
-    columns = [Column(retrieval.query, "retrieval.query", "key"), Column(retrieval.item, "retrieval.item", "key")]
+    columns = [query_column(retrieval.query), item_column(retrieval.item)]
     if retrieval.seen is not None:
         columns.append(Column(retrieval.seen, "retrieval.seen", "sequence"))
     return tuple(columns)
+
+
+def item_column(name: str) -> Column:
+    """Return the column that names an item."""
+    return Column(name, "retrieval.item", "key")
+
+
+def query_column(name: str) -> Column:
+    """Return the column that names a query."""
+    return Column(name, "retrieval.query", "key")
+
+
+def found_column() -> Column:
+    """Return the column in which ``torchrec-mtl search`` writes what it found."""
+    return Column("ids", "retrieval.negatives.found", "sequence")
 
 
 def schema_problems(schemas: Iterable[tuple[str, pa.Schema]], columns: Sequence[Column]) -> list[str]:

@@ -16,7 +16,7 @@ from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.data.arrow import get_array
 from torchrec_mtl.data.assemble import make_batch
 from torchrec_mtl.data.batch import Batch
-from torchrec_mtl.data.columns import config_columns, schema_problems
+from torchrec_mtl.data.columns import config_columns, item_column, query_column, schema_problems
 from torchrec_mtl.data.dense import DenseEncoder
 from torchrec_mtl.data.frequencies import Frequencies
 from torchrec_mtl.data.ids import IdEncoder, Single, encode_keys
@@ -56,6 +56,7 @@ class Encoder:
         *,
         labels: bool = True,
         frequencies: Frequencies | None = None,
+        query: str | None = None,
     ) -> None:
         """Prepare for one config.
 
@@ -67,10 +68,15 @@ class Encoder:
             labels: False where only predictions are made: the columns of the tasks and the group are not read, labels
                 and weights are [N, K] zeros.
             frequencies: of the items, where batches shall say how frequent theirs are.
+            query: column of the rows' queries, where items are drawn for them.
         """
         rows = {table.name: table.rows for table in features.tables}
         scales = {} if statistics is None else {name: (d.mean, d.std) for name, d in statistics.dense.items()}
         self.wanted = config_columns(data, features, tasks, labels=labels)
+        if frequencies is not None and labels:
+            self.wanted += (item_column(frequencies.column),)
+        if query is not None and labels:
+            self.wanted += (query_column(query),)
         self.columns = tuple(dict.fromkeys(column.name for column in self.wanted))
         self.counts: collections.Counter[str] = collections.Counter()
         self.dense = DenseEncoder(features.dense, scales)
@@ -82,7 +88,7 @@ class Encoder:
         self._labels = labels
         self._frequencies = frequencies
         item = None if frequencies is None else frequencies.column
-        keys = {"group": data.group, "item": item} if labels else {}
+        keys = {"group": data.group, "item": item, "query": query} if labels else {}
         self._keys = {name: column for name, column in keys.items() if column is not None}
 
     def encode(self, table: pa.Table, file: str) -> Rows:
@@ -128,7 +134,7 @@ class Encoder:
             lists={name: column for name, column in encoded.items() if isinstance(column, Jagged)},
         )
 
-    def batch(self, rows: Rows, *, slots: Ints, step: int, global_size: int) -> Batch:
+    def batch(self, rows: Rows, *, slots: Ints, step: int, global_size: int, num_drawn: int = 0) -> Batch:
         """Turn encoded rows into a batch.
 
         Args:
@@ -136,15 +142,19 @@ class Encoder:
             slots: [B] places in the global batch, of the n rows and then of B - n rows of padding.
             step: number of the global batch.
             global_size: rows of the global batch.
+            num_drawn: of the n rows, the last so many are items drawn, no data.
 
         Returns:
             A batch of B rows; see ``assemble.make_batch``.
         """
-        batch = make_batch(rows, self._pooled, self._unpooled, slots=slots, step=step, global_size=global_size)
+        batch = make_batch(
+            rows, self._pooled, self._unpooled, slots=slots, step=step, global_size=global_size, num_drawn=num_drawn
+        )
         if self._frequencies is None:
             return batch
         shares = torch.from_numpy(self._frequencies.log_share(batch.ids["item"].numpy()))
-        return dataclasses.replace(batch, log_share=shares)
+        present = (torch.arange(len(slots)) < len(rows)).float()
+        return dataclasses.replace(batch, log_share=shares, present=present, num_rows=len(rows) - num_drawn)
 
     def _encode_targets(self, table: pa.Table, problems: Problems) -> tuple[Floats, Floats]:
         if self._labels:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from torchrec_mtl.config.names import did_you_mean
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.data.columns import config_columns, retrieval_columns, schema_problems
+from torchrec_mtl.data.columns import (
+    config_columns,
+    found_column,
+    item_column,
+    query_column,
+    retrieval_columns,
+    schema_problems,
+)
 from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.one_side import one_sided
 
@@ -23,6 +30,8 @@ def check_schema(files: Sequence[DataFile], config: RunConfig, *, labels: bool =
         One message a problem: a missing column, a type that does not fit, files that disagree. Empty where all is well.
     """
     columns = config_columns(config.data, config.features, config.tasks, labels=labels)
+    if labels and config.retrieval is not None and config.head.needs_candidates:
+        columns += (item_column(config.retrieval.item),)
     return schema_problems([(file.path, file.schema) for file in files], columns)
 
 
@@ -40,8 +49,31 @@ def check_retrieval(rows: Sequence[DataFile], items: Sequence[DataFile], config:
     corpus = [(file.path, file.schema) for file in one_sided(items, config.features, "item")]
     found += schema_problems(corpus, config_columns(config.data, config.features, config.tasks, labels=False))
     # Together with the rows, which must name items alike.
-    both = schema_problems([(file.path, file.schema) for file in (*rows, *items)], [columns[1]])
+    both = schema_problems([(file.path, file.schema) for file in (*rows, *items)], [item_column(config.retrieval.item)])
     return list(dict.fromkeys([*found, *both]))
+
+
+def check_negatives(
+    train: Sequence[DataFile], items: Sequence[DataFile], found: Sequence[DataFile], config: RunConfig
+) -> list[str]:
+    """Return what is wrong with the columns that negatives are drawn by.
+
+    Args:
+        train: opened files of ``data.train``.
+        items: of ``retrieval.items``.
+        found: of ``retrieval.negatives.found``.
+        config: of the run, with a section ``retrieval``.
+    """
+    assert config.retrieval is not None
+    corpus = [(file.path, file.schema) for file in one_sided(items, config.features, "item")]
+    problems = schema_problems(corpus, config_columns(config.data, config.features, config.tasks, labels=False))
+    named = [(file.path, file.schema) for file in (*train, *items)]
+    problems += schema_problems(named, [item_column(config.retrieval.item)])
+    if found:
+        asked = [(file.path, file.schema) for file in (*train, *found)]
+        problems += schema_problems(asked, [query_column(config.retrieval.query)])
+        problems += schema_problems([(file.path, file.schema) for file in found], [found_column()])
+    return list(dict.fromkeys(problems))
 
 
 def check_keys(files: Sequence[DataFile], config: RunConfig) -> list[str]:

@@ -10,8 +10,9 @@ from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.columns import schema_problems
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.negatives import Negatives
 from torchrec_mtl.data.order import EpochOrder, Order
-from torchrec_mtl.data.rows import Ints, Rows
+from torchrec_mtl.data.rows import Bools, Ints, Rows
 
 _GATHERED_ROWS = 16384
 
@@ -38,6 +39,7 @@ class ParquetReader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        negatives: Negatives | None = None,
     ) -> None:
         """Prepare to read.
 
@@ -52,6 +54,7 @@ class ParquetReader:
             seed: of the shuffling.
             rank: of this process; it reads streams rank, rank + world_size, ...
             world_size: number of processes.
+            negatives: draws items for each batch, as extra rows.
 
         Raises:
             ValueError: The sizes do not divide, or a column is missing, mistyped, or unlike in two files.
@@ -66,6 +69,7 @@ class ParquetReader:
             raise ValueError("\n".join(found))
         self._files = files
         self._encoder = encoder
+        self._negatives = negatives
         self._groups = [(file, i) for file in files for i in range(file.metadata.num_row_groups)]
         self._streams = range(rank, streams, world_size)
         rows = tuple(count for file in files for count in file.row_groups)
@@ -90,7 +94,7 @@ class ParquetReader:
             first_step: step of the epoch to begin at, to resume.
 
         Yields:
-            Batches of batch_size / world_size rows; ``step`` counts over epochs.
+            Batches of batch_size / world_size rows, and those of items drawn; ``step`` counts over epochs.
 
         Raises:
             ValueError: A row holds a bad value; the file is named.
@@ -107,7 +111,7 @@ class ParquetReader:
 
     def _batches(self, rows: Rows, indices: Ints, step: int) -> Iterator[Batch]:
         """Gather the rows of several batches at once, then slice."""
-        slots = self._slots()
+        slots = self._slots(self.order.slice_rows)
         together = max(1, _GATHERED_ROWS // len(slots))
         for begin in range(0, len(indices), together):
             block = indices[begin : begin + together]
@@ -116,12 +120,23 @@ class ParquetReader:
             ends = np.cumsum(real.sum(axis=1))
             for i, mask in enumerate(real):
                 start, stop = int(ends[i - 1]) if i else 0, int(ends[i])
-                yield self._encoder.batch(
-                    gathered.slice(start, stop),
-                    slots=np.concatenate([slots[mask], slots[~mask]]),
-                    step=step + begin + i,
-                    global_size=self.order.batch_size,
-                )
+                yield self._batch(gathered.slice(start, stop), mask, slots, step + begin + i)
+
+    def _batch(self, rows: Rows, real: Bools, slots: Ints, step: int) -> Batch:
+        """Return one batch, of rows that have the ``real`` ones of this rank's places."""
+        if self._negatives is None:
+            places = np.concatenate([slots[real], slots[~real]])
+            return self._encoder.batch(rows, slots=places, step=step, global_size=self.order.batch_size)
+        all_rows, there = self._negatives.add(rows, real, step=step, streams=self._streams)
+        width = self._negatives.per_stream
+        more = self.order.batch_size + self._slots(width)
+        return self._encoder.batch(
+            all_rows,
+            slots=np.concatenate([slots[real], more[there], slots[~real], more[~there]]),
+            step=step,
+            global_size=self.order.batch_size + width * self.order.streams,
+            num_drawn=int(there.sum()),
+        )
 
     def _read_window(self, order: EpochOrder, window: int, cache: dict[int, Rows]) -> tuple[Rows, Ints]:
         """Read one window of every stream of this rank.
@@ -158,7 +173,6 @@ class ParquetReader:
         file = self._files[0]
         return self._encoder.encode(file.schema.empty_table(), file.path)
 
-    def _slots(self) -> Ints:
-        """Return [B]: the places of this rank's rows in the global batch."""
-        width = self.order.slice_rows
+    def _slots(self, width: int) -> Ints:
+        """Return the places of this rank's rows in the global batch, of ``width`` a stream."""
         return np.concatenate([np.arange(stream * width, (stream + 1) * width) for stream in self._streams])

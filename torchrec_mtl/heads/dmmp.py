@@ -201,7 +201,7 @@ class DMMP(Head):
                 "head.in_batch_weight: the features do not say which rows are of one item; name retrieval.item in the "
                 "config, or give Features.candidates"
             )
-        return in_batch_softmax(encoded, features.candidates, features.valid)
+        return in_batch_softmax(encoded, features.candidates)
 
     def _teacher_losses(self, output: HeadOutput, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return values and weights, [K, B] each."""

@@ -18,35 +18,36 @@ from torchrec_mtl.heads.student import Encoded
 _NEVER = -1e9  # not -inf, whose gradient may be NaN
 
 
-def in_batch_softmax(encoded: Encoded, candidates: Candidates, valid: Tensor | None) -> Tensor:
-    """Return ``-log P(own item | user)`` of each row and task, [K, B].
+def in_batch_softmax(encoded: Encoded, candidates: Candidates) -> Tensor:
+    """Return ``-log P(own item | user)`` of each row and task, [K, B]; 0 for rows that are not of data.
 
-    ``P`` is a softmax of ``s_k(u_i, v_j) - log Q(j)`` over the items j of the global batch, Q being the share of the
-    training rows that item j has; other rows' items that are the row's own item do not count.
+    ``P`` is a softmax of ``s_k(u_i, v_j) - log Q(j)`` over the items j of the global batch, Q being the share of such
+    batches that item j has; other rows' items that are the row's own item do not count.
 
     Args:
         encoded: of this rank's rows.
         candidates: their items.
-        valid: [B], 1 for rows of data; None: all are.
     """
-    tasks = len(encoded.biases)
-    users = encoded.users.expand(tasks, -1, -1)
+    tasks, rows = len(encoded.biases), len(candidates.keys)
+    asking = rows if candidates.num_rows is None else candidates.num_rows
+    users = encoded.users.expand(tasks, -1, -1)[:, :asking]
     items = gathered(encoded.items.transpose(0, 1)).transpose(0, 1).expand(tasks, -1, -1)
     keys = gathered(candidates.keys)
-    here = torch.arange(len(candidates.keys), device=keys.device)
-    own = here + rank() * len(here)
-    masked = (keys.unsqueeze(0) == candidates.keys.unsqueeze(1)).index_put(
+    here = torch.arange(asking, device=keys.device)
+    own = here + rank() * rows
+    masked = (keys.unsqueeze(0) == candidates.keys[:asking].unsqueeze(1)).index_put(
         (here, own), torch.zeros((), dtype=torch.bool, device=keys.device)
     )
-    if valid is not None:
-        masked = masked | (gathered(valid) == 0)
     corrections = gathered(encoded.biases.T).T - gathered(candidates.log_share)  # [K, G]
+    if candidates.present is not None:
+        corrections = corrections + (gathered(candidates.present) == 0) * _NEVER
     # [K, B, G] is most of the time of a large batch: the corrections come with the product, the mask is added in place.
     users = torch.cat([users, torch.ones_like(users[..., :1])], dim=2)
     items = torch.cat([items, corrections.unsqueeze(2)], dim=2)
     logits = torch.matmul(users, items.transpose(1, 2)).add_(masked * _NEVER)
     targets = own.expand(tasks, -1)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    found = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    return F.pad(found, (0, rows - asking))
 
 
 class _Gather(torch.autograd.Function):

@@ -14,9 +14,11 @@ from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.arrow import get_array, split_lists, to_doubles
+from torchrec_mtl.data.corpus import check_names
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.files import DataFile
 from torchrec_mtl.data.ids import encode_keys
+from torchrec_mtl.data.lookup import Lookup
 from torchrec_mtl.data.one_side import OneSidedFile, first_of_each, one_sided
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
@@ -118,12 +120,8 @@ class _Places:
     """Keys of queries and items to their places."""
 
     def __init__(self, config: RetrievalConfig, queries: Ints, items: Ints) -> None:
-        self._of_queries, self._of_items = (_Order(keys) for keys in (queries, items))
-        if (same := self._of_items.repeated()).size:
-            raise ValueError(
-                f"retrieval.items: {len(same)} rows name an item that another row names (the first is key {same[0]} of "
-                f"column {config.item}); keep one row an item"
-            )
+        self._of_queries, self._of_items = (Lookup(keys) for keys in (queries, items))
+        check_names(self._of_items, config.item)
 
     def queries(self, names: pa.Array) -> Ints:
         """Return the places of queries, -1 where there is none."""
@@ -140,27 +138,6 @@ class _Places:
         owners, found = np.repeat(queries, lengths), self.items(elements)
         known = (owners >= 0) & (found >= 0)
         return owners[known], found[known]
-
-
-class _Order:
-    """Keys in order, to look up where they were."""
-
-    def __init__(self, keys: Ints) -> None:
-        self._order = np.argsort(keys, kind="stable")
-        self._keys = keys[self._order]
-
-    def repeated(self) -> Ints:
-        """Return keys that were there before."""
-        again: Ints = self._keys[1:][self._keys[1:] == self._keys[:-1]]
-        return again
-
-    def find(self, keys: Ints) -> Ints:
-        """Return the places of keys, -1 where there is none."""
-        if not len(self._keys):
-            return np.full(len(keys), -1)
-        near = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        places: Ints = np.where(self._keys[near] == keys, self._order[near], -1)
-        return places
 
 
 def _joined(pairs: Sequence[tuple[Ints, Ints]]) -> Pairs:

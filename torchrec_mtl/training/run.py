@@ -19,10 +19,10 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.fingerprint import Fingerprint
-from torchrec_mtl.data.frequencies import Frequencies, count_items
-from torchrec_mtl.data.preflight import check_keys, check_retrieval, check_schema
+from torchrec_mtl.data.preflight import check_keys, check_negatives, check_retrieval, check_schema
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.findings import Finding
+from torchrec_mtl.training.candidates import read_candidates
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, once_a_node
 from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
@@ -89,7 +89,7 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     enter(run_dir, config, fresh=fresh)
     statistics = on_rank_0(lambda: _statistics(run_dir, files, config, console))
     checkpoints = Checkpoints(run_dir, keep=config.train.keep)
-    session = open_session(config, statistics, device, frequencies=_frequencies(config, files))
+    session = open_session(config, statistics, device, candidates=read_candidates(config, files.train, statistics))
     state = _resume(session, checkpoints, fingerprint, console)
     trained = not state.finished
     if trained:
@@ -139,6 +139,8 @@ def open_data(config: RunConfig) -> Files:
         found = [*check_schema(opened[split], config), *check_keys(opened[split], config)]
         if config.retrieval is not None and split != "train":
             found += _check_corpus(opened[split], config)
+        elif config.retrieval is not None and config.retrieval.negatives is not None:
+            found += _check_negatives(opened[split], config)
         problems += [f"data.{split}: {p}" for p in found]
     if problems:
         raise ConfigError(problems, source="data")
@@ -151,6 +153,16 @@ def _check_corpus(rows: Sequence[DataFile], config: RunConfig) -> list[str]:
         return check_retrieval(rows, open_files(config.retrieval.items), config)
     except ValueError as error:
         return [f"retrieval.items: {line}" for line in str(error).splitlines()]
+
+
+def _check_negatives(train: Sequence[DataFile], config: RunConfig) -> list[str]:
+    assert config.retrieval is not None
+    assert config.retrieval.negatives is not None
+    found = config.retrieval.negatives.found
+    try:
+        return check_negatives(train, open_files(config.retrieval.items), open_files(found) if found else (), config)
+    except ValueError as error:
+        return [f"retrieval.negatives: {line}" for line in str(error).splitlines()]
 
 
 def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console) -> Statistics:
@@ -178,14 +190,6 @@ def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console
             console.print(f"data.{split}: {count:,} {what}", highlight=False, soft_wrap=True)
     found["train"].save(path)
     return found["train"]
-
-
-def _frequencies(config: RunConfig, files: Files) -> Frequencies | None:
-    """Count the items of the training data, where the head wants to know."""
-    retrieval = config.retrieval
-    if retrieval is None or not config.head.needs_candidates:
-        return None
-    return on_rank_0(lambda: count_items(files.train, retrieval.item))
 
 
 def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint, console: Console) -> TrainState:

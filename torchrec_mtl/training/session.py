@@ -19,13 +19,14 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.files import DataFile, open_files
-from torchrec_mtl.data.frequencies import Frequencies
+from torchrec_mtl.data.negatives import Negatives
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.reader import ParquetReader
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.objective import Objective, StepOutput
+from torchrec_mtl.training.candidates import TrainingCandidates
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
 from torchrec_mtl.training.optim import Optimizers, UpdateMasks
@@ -47,6 +48,7 @@ class Session:
         sparse_dist: ``TrainPipelineSparseDist``, or None where the base pipeline is used.
         scales: of the labels, which losses are built with.
         statistics: of the training data.
+        negatives: draws items beside the rows of a training batch.
     """
 
     config: RunConfig
@@ -58,6 +60,7 @@ class Session:
     sparse_dist: TrainPipelineSparseDist[Batch, StepOutput] | None
     scales: Mapping[str, LabelScale]
     statistics: Statistics
+    negatives: Negatives | None = None
 
     def reader(self, files: Sequence[DataFile], *, train: bool) -> ParquetReader:
         """Return a reader of this rank's share; evaluation reads in file order."""
@@ -72,6 +75,7 @@ class Session:
             seed=self.config.train.seed,
             rank=rank(),
             world_size=world_size(),
+            negatives=self.negatives if train else None,
         )
 
     def read(self, reader: ParquetReader, epoch: int = 0, first_step: int = 0) -> Generator[Batch, None, None]:
@@ -150,7 +154,7 @@ def open_session(
     device: torch.device,
     *,
     labels: bool = True,
-    frequencies: Frequencies | None = None,
+    candidates: TrainingCandidates | None = None,
 ) -> Session:
     """Build, shard, and initialise everything of a run.
 
@@ -159,7 +163,7 @@ def open_session(
         statistics: of its training data.
         device: of this rank.
         labels: False where data without labels is read.
-        frequencies: of the items, where the head is to be trained with in-batch negatives.
+        candidates: items as negatives, where the head is to be trained with them.
 
     Raises:
         ValueError: the world size does not fit the batch, or the planner finds no plan.
@@ -175,7 +179,15 @@ def open_session(
     scales = {name: LabelScale.of(s) for name, s in statistics.labels.items()}
     model = build_model(config, scales, device=device)
     objective = model.objective
-    encoder = Encoder(config.data, config.features, config.tasks, statistics, labels=labels, frequencies=frequencies)
+    encoder = Encoder(
+        config.data,
+        config.features,
+        config.tasks,
+        statistics,
+        labels=labels,
+        frequencies=None if candidates is None else candidates.frequencies,
+        query=None if candidates is None else candidates.query,
+    )
     sharded = shard(model, config, device)
     sharded.train()
     optimizers = Optimizers(sharded, config.optim.dense, config.optim.sparse.lr, _update_masks(objective, config))
@@ -191,6 +203,7 @@ def open_session(
         else None,
         scales=scales,
         statistics=statistics,
+        negatives=None if candidates is None else candidates.negatives,
     )
 
 

@@ -318,6 +318,36 @@ def test_towers_want_features_of_both_sides(problems):
     )
 
 
+RETRIEVAL = "retrieval={items: items.parquet, item: item_id, query: user_id, negatives: {%s}}"
+SOFTMAX = "head={type: dmmp, in_batch_weight: 1}"
+NEGATIVES = {
+    (SOFTMAX, "uniform: 12"): "retrieval.negatives.uniform: 12 is not a multiple of data.streams = 8; take 16",
+    (SOFTMAX, "hard: 8"): (
+        "retrieval.negatives: hard negatives are drawn from what a search found; name its output in found"
+    ),
+    (SOFTMAX, "uniform: 8, found: a.parquet"): (
+        "retrieval.negatives: found: without effect while hard is 0; give hard, or remove it"
+    ),
+    (SOFTMAX, ""): "retrieval.negatives: draws nothing; give uniform, popular, or hard, or remove this section",
+    ("head=dmmp", "uniform: 8"): (
+        "retrieval.negatives: head 'dmmp' has no softmax over the items of a batch as it is set; give dmmp an "
+        "in_batch_weight, or remove this section"
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), NEGATIVES.items())
+def test_items_can_be_drawn_or_it_is_said_why_not(problems, given, message):
+    head, negatives = given
+    one_task = "tasks=[{name: click, kind: binary, label: click}]"
+    assert problems(head, one_task, RETRIEVAL % negatives) == [message]
+
+
+def test_items_are_drawn_where_a_softmax_takes_them(problems):
+    one_task = "tasks=[{name: click, kind: binary, label: click}]"
+    assert problems(SOFTMAX, one_task, RETRIEVAL % "uniform: 8, hard: 16, found: [a.parquet]") == []
+
+
 def test_a_head_with_losses_of_its_own_trains_without_those_of_the_tasks(problems):
     tasks = "tasks=[{name: click, kind: binary, label: click, weight: 0}]"
     assert problems("head=dmmp", tasks) == []

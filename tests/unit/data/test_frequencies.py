@@ -29,3 +29,19 @@ def test_an_item_that_is_not_there_counts_as_half_a_row(tmp_path):
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares, np.log([0.125, 0.5, 0.125, 0.125]), rtol=1e-6)
     assert found.log_rest == math.log(0.125)
+
+
+def test_with_items_drawn_shares_are_those_of_the_whole_batch(tmp_path):
+    pq.write_table(pa.table({"item": [1, 2, 2, 4]}), tmp_path / "0.parquet")
+    counted = count_items(open_files(str(tmp_path)), "item")
+    np.testing.assert_allclose(counted.share(np.array([1, 2, 3, 4])), [0.25, 0.5, 0, 0.25], rtol=1e-6)
+    corpus = np.array([2, 3, 4, 5, 6])  # 1 is in the data alone
+    mixed = counted.mixed(corpus, rows=10, popular=6, uniform=4)
+    by_hand = {1: 2.5, 2: 5 + 4 + 0.8, 3: 0.8, 4: 2.5 + 2 + 0.8, 5: 0.8, 6: 0.8}
+    np.testing.assert_allclose(
+        np.exp(mixed.log_share(np.array(list(by_hand)))), np.array(list(by_hand.values())) / 20, rtol=1e-5
+    )
+    assert np.exp(mixed.log_shares).sum() == pytest.approx(1)
+    plain = counted.mixed(corpus, rows=10, popular=0, uniform=0)
+    keys = np.array([1, 2, 3, 4, 5])
+    np.testing.assert_allclose(plain.log_share(keys), counted.log_share(keys), rtol=1e-5)

@@ -76,6 +76,7 @@ def make_videos(count: int) -> pd.DataFrame:
             "video_type": "NORMAL",
             "upload_type": "Web",
             "tag": ["20,43", None, *(["39"] * (count - 2))],
+            "video_duration": 10_000.0,
         }
     )
 

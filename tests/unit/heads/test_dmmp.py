@@ -187,7 +187,7 @@ def test_the_sum_of_losses_of_a_whole_model():
 @torch.no_grad()
 def test_items_of_the_batch_are_told_apart_in_training_alone():
     head, given = made(THREE, in_batch_weight=0.5), inputs()
-    expected = in_batch_softmax(head.student(given.features), given.features.candidates, given.features.valid)
+    expected = in_batch_softmax(head.student(given.features), given.features.candidates)
     for training, factor in ((True, 0.5), (False, 0.0)):
         terms = head.train(training).terms(head(given), *labels_and_weights(3))
         torch.testing.assert_close(

@@ -1,5 +1,6 @@
 """In-batch softmax: equal to loops over rows, negatives that do not count, and what has no gradient."""
 
+import dataclasses
 import math
 
 import pytest
@@ -45,12 +46,12 @@ def by_loops(found, negatives, valid=None):
 @pytest.mark.parametrize("keys", [(7, 8, 9, 10, 11), (7, 8, 7, 7, 11)], ids=["all different", "one item thrice"])
 def test_it_is_a_softmax_over_the_batch(users, items, keys):
     found, negatives = encoded(users, items), candidates(keys)
-    torch.testing.assert_close(in_batch_softmax(found, negatives, None).detach(), by_loops(found, negatives))
+    torch.testing.assert_close(in_batch_softmax(found, negatives).detach(), by_loops(found, negatives))
 
 
 def test_padding_is_nobodys_negative():
     found, negatives, valid = encoded(), candidates(), torch.tensor([1.0, 1, 1, 0, 0])
-    losses = in_batch_softmax(found, negatives, valid)
+    losses = in_batch_softmax(found, dataclasses.replace(negatives, present=valid))
     torch.testing.assert_close(losses[:, :3].detach(), by_loops(found, negatives, valid)[:, :3])
     losses[:, :3].sum().backward()
     assert not found.items.grad[:, 3:].any()
@@ -58,11 +59,23 @@ def test_padding_is_nobodys_negative():
     assert found.items.grad[:, :3].all()
 
 
+def test_items_drawn_are_columns_and_never_ask():
+    found, negatives, present = encoded(), candidates((7, 8, 7, 7, 9)), torch.tensor([1.0, 1, 1, 1, 0])
+    losses = in_batch_softmax(found, dataclasses.replace(negatives, present=present, num_rows=3))
+    torch.testing.assert_close(losses[:, :3].detach(), by_loops(found, negatives, present)[:, :3])
+    assert losses.shape == (K, B)
+    assert not losses[:, 3:].any()
+    losses.sum().backward()
+    assert found.items.grad[:, 3].any()
+    assert not found.users.grad[:, 3:].any()
+    assert not found.items.grad[:, 4].any()
+
+
 def test_a_frequent_item_is_a_weaker_negative():
     found = encoded()
-    rare, frequent = (in_batch_softmax(found, candidates(shares=(0.1, q, 0.2, 0.2, 0.2)), None) for q in (0.01, 0.3))
+    rare, frequent = (in_batch_softmax(found, candidates(shares=(0.1, q, 0.2, 0.2, 0.2))) for q in (0.01, 0.3))
     assert (frequent[:, 0] < rare[:, 0]).all()
 
 
 def test_where_all_rows_are_of_one_item_nothing_is_to_be_told_apart():
-    assert not in_batch_softmax(encoded(), candidates((7,) * B), None).any()
+    assert not in_batch_softmax(encoded(), candidates((7,) * B)).any()
