@@ -1,4 +1,4 @@
-"""DMMP on two ranks equals one process: towers, teacher, in-batch negatives of all ranks, items drawn, the search of a corpus."""
+"""DMMP on two ranks equals one process: towers, teacher, in-batch negatives of all ranks, items drawn, a corpus."""
 
 from __future__ import annotations
 

@@ -144,8 +144,8 @@ def _features(draft: Draft) -> Iterator[str]:
 
 def _sides(draft: Draft) -> Iterator[str]:
     """A head that reads one side alone wants features of it."""
-    sides: dict[str, str] = {f.name: f.side for f in (*draft.sparse.values(), *draft.sequences.values())}
-    sides |= {d.name: d.side for d in draft.dense.values()}
+    sides: dict[str, str] = {f.name: f.side for f in draft.sparse.values()}
+    sides |= {s.name: s.side for s in draft.sequences.values()} | {d.name: d.side for d in draft.dense.values()}
     head = draft.head
     if head is None or not sides:
         return

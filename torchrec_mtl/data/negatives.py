@@ -99,4 +99,5 @@ class Negatives:
     def _popular(self, luck: npt.NDArray[np.float64]) -> Ints:
         """Return items by their share of the training rows, of numbers in 0 .. 1."""
         places = np.searchsorted(self._popularity, luck * self._popularity[-1], side="right")
-        return places.clip(max=len(self._popularity) - 1)
+        found: Ints = places.clip(max=len(self._popularity) - 1)
+        return found

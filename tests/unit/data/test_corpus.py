@@ -23,7 +23,8 @@ FEATURES = FeaturesConfig.model_validate(
         "dense": [{"name": "age", "side": "user"}, {"name": "length", "side": "item"}],
     }
 )
-ROWS = {"user": [1, 2], "groups": [[3], [4, 5]], "movie": [6, 7], "genres": [[8, 9], []], "age": [1.0, 2], "length": [3.0, 4]}
+ROWS = {"user": [1, 2], "groups": [[3], [4, 5]], "age": [1.0, 2]}
+ROWS |= {"movie": [6, 7], "genres": [[8, 9], []], "length": [3.0, 4]}
 
 
 @pytest.fixture

@@ -39,9 +39,7 @@ def given(tmp_path):
 
 def open_reader(given, *, rank=0, world_size=1, config=COUNTS, seed=3):
     encoder, train, items, frequencies, found = given
-    negatives = Negatives(
-        config, items, frequencies, seed=seed, streams=STREAMS, found=found if config.hard else None
-    )
+    negatives = Negatives(config, items, frequencies, seed=seed, streams=STREAMS, found=found if config.hard else None)
     return ParquetReader(
         train,
         encoder,
