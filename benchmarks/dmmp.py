@@ -3,7 +3,8 @@ r"""Does the student find what is liked better than other towers, and better tha
     python benchmarks/dmmp.py [quality] [--suite FILE] [--out DIR] [--models DMMP ...] [--report-only]
     python benchmarks/dmmp.py baselines [--config examples/movielens/dmmp.yaml] [--split test]
 
-``quality`` runs the suite, or what is missing of it, and prints every model's recall, paired by seed with DMMP.
+``quality`` runs the suite, or what is missing of it, and prints every model's recall, and differences
+paired by seed.
 ``baselines`` counts: what is popular, what is rated by the same users as the query's history (cosine of items), and
 what is rated right after its last item. Ties go by popularity, then by the order of the items file.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ from torchrec_mtl.retrieval.metrics import Pairs, retrieval_metrics
 
 SUITE, CONFIG = Path("benchmarks/dmmp_movielens.yaml"), Path("examples/movielens/dmmp.yaml")
 OURS = "DMMP"
+NO_SOFTMAX = "no in-batch negatives"  # the losses that the paper has
+# What the teacher is worth, with the paper's losses alone, and through which of its two ways.
+PAIRS = (
+    (NO_SOFTMAX, f"three towers, {NO_SOFTMAX}"),
+    (NO_SOFTMAX, f"{NO_SOFTMAX}, nothing distilled"),
+    (f"{NO_SOFTMAX}, nothing distilled", f"three towers, {NO_SOFTMAX}"),
+    (f"GradNorm, {NO_SOFTMAX}", NO_SOFTMAX),
+)
 Floats = npt.NDArray[np.float32]
 
 
@@ -144,40 +153,45 @@ def _pairs(rows: pd.DataFrame, names: Sequence[str], asked: pd.Series[Any], plac
     return Pairs(asked[rows[query]].to_numpy(), place[rows[item]].to_numpy())
 
 
-def comparison(suite: Suite, out: Path, metrics: Sequence[str]) -> Table:
-    """Return every model's recall of each task beside that of DMMP, paired by seed; corrected for all cells (Holm)."""
-    outcomes = _outcomes(suite, out)
-    ours = next((o for o in outcomes if o.pair.model.name == OURS), None)
-    cells: dict[tuple[str, str, str], tuple[Mapping[int, float], Mapping[int, float]]] = {}
+def models(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> Table:
+    """Return every model's metrics of each task, means over seeds with intervals."""
+    tasks = _tasks(outcomes)
+    rows = []
     for outcome in outcomes:
-        for task in outcome.pair.run.task_names:
-            for metric in metrics:
-                values = by_seed(outcome, (task, metric))
-                theirs = {} if ours is None or ours is outcome else by_seed(ours, (task, metric))
-                cells[(outcome.pair.model.name, task, metric)] = values, theirs
-    differences = {
-        key: paired_difference([a[s] for s in a if s in b], [b[s] for s in a if s in b])
-        for key, (a, b) in cells.items()
+        found = [by_seed(outcome, (task, metric)) for task in tasks for metric in metrics]
+        cells = (estimate(list(values.values())) if values else None for values in found)
+        texts = ["-" if cell is None else _said(cell.mean, cell.half, "") for cell in cells]
+        rows.append((Cell(outcome.pair.model.name, number=False), *map(Cell, texts)))
+    notes = ("Test rows, mean ± 95 % interval over seeds.",)
+    return Table("Models", ("model", *(f"{task} {metric}" for task in tasks for metric in metrics)), tuple(rows), notes)
+
+
+def differences(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> Table:
+    """Return what each model has more than DMMP, and what `PAIRS` has more than one another, paired by seed."""
+    named, tasks = {o.pair.model.name: o for o in outcomes}, _tasks(outcomes)
+    pairs = [*((name, OURS) for name in named if name != OURS), *PAIRS]
+    found = {
+        (pair, task, metric): paired_difference([a[s] for s in a if s in b], [b[s] for s in a if s in b])
+        for pair in pairs
+        if set(pair) <= set(named)
+        for task in tasks
+        for metric in metrics
+        for a, b in [[by_seed(named[name], (task, metric)) for name in pair]]
         if set(a) & set(b)
     }
-    corrected = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
-    tasks = list(dict.fromkeys(task for _, task, _ in cells))
+    corrected = dict(zip(found, holm([d.p for d in found.values()]), strict=True))
     rows = []
-    for name in dict.fromkeys(name for name, _, _ in cells):
-        row = [Cell(name, number=False)]
-        for task in tasks:
-            for metric in metrics:
-                key = (name, task, metric)
-                values = list(cells[key][0].values()) if key in cells else []
-                text = "-" if not values else _said(estimate(values).mean, estimate(values).half, "")
-                small = "" if key not in differences else _difference(differences[key], corrected[key])
-                row.append(Cell(text, small))
-        rows.append(tuple(row))
-    notes = (
-        f"Test rows, mean ± 95 % interval over seeds. Second line: minus {OURS}, paired by seed; p of the paired "
-        "t-test, corrected for all cells (Holm).",
-    )
-    return Table("Models", ("model", *(f"{task} {metric}" for task in tasks for metric in metrics)), tuple(rows), notes)
+    for pair in dict.fromkeys(pair for pair, _, _ in found):
+        keys = [(pair, task, metric) for task in tasks for metric in metrics]
+        cells = (Cell(*_difference(found[key], corrected[key])) if key in found else Cell("-") for key in keys)
+        rows.append((Cell(" minus ".join(pair), number=False), *cells))
+    notes = ("Paired by seed, ± 95 % interval; p of the paired t-test, corrected for all cells of this table (Holm).",)
+    columns = ("what", *(f"{task} {metric}" for task in tasks for metric in metrics))
+    return Table("Differences", columns, tuple(rows), notes)
+
+
+def _tasks(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(task for o in outcomes for task in o.pair.run.task_names))
 
 
 def quality(arguments: Sequence[str]) -> int:
@@ -199,8 +213,9 @@ def quality(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     ks = outcomes[0].pair.run.retrieval.ks if outcomes and outcomes[0].pair.run.retrieval else ()
-    table = comparison(suite, out, ["auc", *(f"recall@{k}" for k in ks)])
-    report = to_markdown(Report("DMMP", (), (Section(suite.name, (table,), (), ()),)))
+    judged = dict.fromkeys(["auc", *(f"recall@{k}" for k in ks[:1]), suite.score.rpartition("/")[2]])
+    tables = models(outcomes, ["auc", *(f"recall@{k}" for k in ks)]), differences(outcomes, list(judged))
+    report = to_markdown(Report("DMMP", (), (Section(suite.name, tables, (), ()),)))
     (out / "questions.md").write_text(report, encoding="utf-8")
     print(report)
     return 0
@@ -233,9 +248,9 @@ def _outcomes(suite: Suite, out: Path) -> list[Outcome]:
     return found
 
 
-def _difference(found: Any, p: float) -> str:  # noqa: ANN401
+def _difference(found: Any, p: float) -> tuple[str, str]:  # noqa: ANN401
     said = "" if np.isnan(p) else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
-    return f"{_said(found.mean, found.half, '+')}, {said}"
+    return _said(found.mean, found.half, "+"), said
 
 
 def _said(mean: float, half: float, sign: str) -> str:

@@ -1,6 +1,7 @@
 """DMMP's benchmark: what counting finds, by hand, and a suite whose models differ in what they say."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 import yaml
 from scipy import sparse
 
-from benchmarks.dmmp import OURS, Counted, baselines, cosines, transitions
+from benchmarks import dmmp
+from benchmarks.dmmp import NO_SOFTMAX, OURS, PAIRS, Counted, baselines, cosines, differences, models, transitions
 from torchrec_mtl.bench.suite import load_suite
 from torchrec_mtl.config.load import load_config
 
@@ -83,11 +85,52 @@ def test_what_counting_finds_is_what_one_finds_by_hand(config):
     assert found["item cosine"] == "0.7500"
 
 
+def outcome(name, **values):
+    run = SimpleNamespace(task_names=("click", "like"))
+    return SimpleNamespace(pair=SimpleNamespace(model=SimpleNamespace(name=name), run=run), values=values)
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+    monkeypatch.setattr(dmmp, "by_seed", lambda found, key: found.values.get(key[0], {}))
+    return [
+        outcome(OURS, click={0: 0.5, 1: 0.7}, like={0: 0.1, 1: 0.2}),
+        outcome("towers", click={0: 0.4, 1: 0.5, 2: 9.0}),
+        outcome(NO_SOFTMAX, click={0: 0.6, 1: 0.6}, like={0: 0.3, 1: 0.3}),
+        outcome(f"three towers, {NO_SOFTMAX}", click={0: 0.1, 1: 0.1}, like={0: 0.1, 1: 0.0}),
+    ]
+
+
+def test_models_are_means_over_seeds(outcomes):
+    table = models(outcomes, ["auc"])
+    assert table.columns == ("model", "click auc", "like auc")
+    assert [row[1].text[:6] for row in table.rows] == ["0.6000", "3.3000", "0.6000", "0.1000"]
+    assert [row[2].text[:6] for row in table.rows] == ["0.1500", "-", "0.3000", "0.0500"]
+
+
+def test_differences_are_of_the_seeds_that_both_have(outcomes):
+    table = differences(outcomes, ["auc"])
+    found = {row[0].text: tuple(cell.text[:7] for cell in row[1:]) for row in table.rows}
+    assert found == {
+        f"towers minus {OURS}": ("-0.1500", "-"),
+        f"{NO_SOFTMAX} minus {OURS}": ("+0.0000", "+0.1500"),
+        f"three towers, {NO_SOFTMAX} minus {OURS}": ("-0.5000", "-0.1000"),
+        f"{NO_SOFTMAX} minus three towers, {NO_SOFTMAX}": ("+0.5000", "+0.2500"),
+    }
+
+
+@pytest.mark.parametrize("suite", ["movielens", "kuairand"])
+def test_what_is_compared_is_in_the_suites(suite):
+    names = {m.name for m in load_suite(ROOT / "benchmarks" / f"dmmp_{suite}.yaml").models}
+    known = PAIRS if suite == "kuairand" else PAIRS[:-1]
+    assert {OURS, *(name for pair in known for name in pair)} <= names
+
+
 def test_the_suite_has_dmmp_with_nothing_changed_and_every_ablation_of_the_papers():
-    models = {m.name: m for m in load_suite(ROOT / "benchmarks" / "dmmp_movielens.yaml").models}
-    assert models[OURS].set == ()
-    assert len({m.set for m in models.values()}) == len(models)
-    heads = {name: load_config(ROOT / "examples/movielens/dmmp.yaml", m.set).head for name, m in models.items()}
+    found = {m.name: m for m in load_suite(ROOT / "benchmarks" / "dmmp_movielens.yaml").models}
+    assert found[OURS].set == ()
+    assert len({m.set for m in found.values()}) == len(found)
+    heads = {name: load_config(ROOT / "examples/movielens/dmmp.yaml", m.set).head for name, m in found.items()}
     assert {"none", "mmoe", "shared_bottom", "cgc"} == {head.teacher for head in heads.values()}
     towers = {(head.dim, head.student) for head in heads.values()}
     assert len(towers) == 1
