@@ -68,12 +68,12 @@ def write_source(folder: Path, source: Tables) -> Path:
     return folder
 
 
-def run(folder: Path, source: Tables) -> Path:
+def run(folder: Path, source: Tables, *more: str) -> Path:
     """Both scripts, from the raw files on; videos of fewer than 10 rows have no id. Returns OUT."""
     folder.mkdir(exist_ok=True)
     raw, out = write_source(folder / "source", source), folder / "prepared"
     assert prepare.main(["--source", str(raw), "--out", str(out), "--min-count", "10"]) == 0
-    assert retrieval.main(arguments(folder)) == 0
+    assert retrieval.main([*arguments(folder), *more]) == 0
     return folder / "out"
 
 

@@ -8,6 +8,10 @@ what the user was shown last before the row's moment, in the log or in the histo
 of videos; and, in validation and test, `seen`: what the histories list as watched (the last 50), and all that was shown
 in the splits before.
 
+All rows are of videos that somebody was shown. `--drawn N` also writes train_drawn.parquet: the rows of train, each
+followed by N more with a video drawn uniformly from those its user was not shown in train or the histories, and no
+outcome.
+
 The catalogue is all videos of the release. A length is that of the video file, or else of the video's rows in train.
 """
 
@@ -48,18 +52,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prepared", type=Path, default=Path("data/kuairand"), help="OUT of prepare.py [%(default)s]")
     out = Path("data/kuairand_retrieval")
     parser.add_argument("--out", type=Path, default=out, help="folder to write to [%(default)s]")
+    parser.add_argument("--drawn", type=int, default=0, help="rows drawn for each of train [%(default)s: no such file]")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws [%(default)s]")
     args = parser.parse_args(argv)
+    for option in ("drawn", "seed"):
+        if getattr(args, option) < 0:
+            parser.error(f"argument --{option}: {getattr(args, option)} is below 0; give 0 or more")
     try:
         if args.out.resolve() == args.prepared.resolve():
             raise ValueError(f"--out: would overwrite the splits in {args.prepared}; give a folder of its own")
         source = prepare.read_source(args.source)
         history_end = int(source.histories["last_time_ms"].max())
         splits, vocabulary, videos = read_prepared(args.prepared, history_end=history_end)
+        items = build_items(videos, lengths_of(source.videos, splits["train"]), vocabulary)
+        files = {name: add_past(name, splits, source.histories, vocabulary) for name in NAMES}
+        if args.drawn:
+            shown = pd.concat([watched_before(source.histories), _keys(files["train"])])
+            files["train_drawn"] = add_drawn(files["train"], items, shown, count=args.drawn, seed=args.seed)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    items = build_items(videos, lengths_of(source.videos, splits["train"]), vocabulary)
-    files = {name: add_past(name, splits, source.histories, vocabulary) for name in NAMES}
     prepare.write_files({"items": items, **files}, out=args.out, vocabulary=None)
     print(prepare.describe(files))
     print(f"items: {len(items):,}")
@@ -147,12 +159,9 @@ def add_past(
     Returns:
         The rows, in their order.
     """
-    rows = splits[name].select(["user_id", "video_id", "time_ms"]).to_pandas()
-    before = [
-        splits[other].select(["user_id", "video_id", "time_ms"]).to_pandas() for other in NAMES[: NAMES.index(name)]
-    ]
-    watched = histories[["user_id", "watch_seq", "last_time_ms"]].explode("watch_seq").dropna()
-    watched = watched.set_axis(["user_id", "video_id", "time_ms"], axis=1).astype(np.int64)
+    rows = _keys(splits[name])
+    before = [_keys(splits[other]) for other in NAMES[: NAMES.index(name)]]
+    watched = watched_before(histories)
     last = last_shown(rows, pd.concat([watched, *before, rows], ignore_index=True))
     table = splits[name].append_column("last_video", pa.array(last, mask=last < 0))
     encoded = prepare.encode(pd.Series(last).where(last >= 0), vocabulary)
@@ -164,6 +173,64 @@ def add_past(
     return table.append_column(
         "seen", pa.array([s if isinstance(s, list) else [] for s in lists], pa.list_(pa.int64()))
     )
+
+
+def add_drawn(rows: pa.Table, items: pa.Table, shown: pd.DataFrame, *, count: int, seed: int) -> pa.Table:
+    """Puts rows of videos drawn at random behind each row.
+
+    Args:
+        rows: Of train.
+        items: What `build_items` returns.
+        shown: user_id and video_id of what is not drawn.
+        count: Rows drawn for each.
+        seed: Of the draws.
+
+    Returns:
+        All rows. One that was drawn differs from its row in the video, its features, and the outcomes, which are 0.
+
+    Raises:
+        ValueError: If a row's video is not in the catalogue, or a user was shown all videos.
+    """
+    drawn = np.arange(len(rows) * (1 + count)) % (1 + count) > 0
+    everyone = rows.take(pa.array(np.repeat(np.arange(len(rows)), 1 + count)))
+    catalogue = pd.Index(items["video_id"].to_numpy())
+    users = everyone["user_id"].to_numpy()
+    pairs = shown[shown["video_id"].isin(catalogue)].drop_duplicates(["user_id", "video_id"])
+    if (pairs.groupby("user_id").size() == len(items)).any() or not rows["video_id"].to_pandas().isin(catalogue).all():
+        raise ValueError(
+            "--drawn: a row's video is not in the catalogue, or a user was shown all of it; give --drawn 0"
+        )
+    taken = pairs["user_id"].to_numpy() * len(items) + catalogue.get_indexer(pairs["video_id"])
+    places = catalogue.get_indexer(everyone["video_id"].to_numpy())
+    generator, open_rows = np.random.default_rng(seed), np.flatnonzero(drawn)
+    while len(open_rows):  # those that hit what was shown draw again
+        places[open_rows] = generator.integers(len(items), size=len(open_rows))
+        open_rows = open_rows[np.isin(users[open_rows] * len(items) + places[open_rows], taken)]
+    found = items.take(pa.array(places))
+    for i, name in enumerate(everyone.column_names):
+        if name in found.column_names:
+            everyone = everyone.set_column(i, name, found[name])
+        elif name in prepare.LABELS:
+            values = everyone[name].to_numpy()
+            everyone = everyone.set_column(i, name, pa.array(np.where(drawn, 0, values).astype(values.dtype)))
+    return everyone
+
+
+def watched_before(histories: pd.DataFrame) -> pd.DataFrame:
+    """Lists what the histories hold as watched, oldest first.
+
+    Args:
+        histories: As in `prepare.Source`.
+
+    Returns:
+        user_id, video_id, time_ms of the history's end.
+    """
+    watched = histories[["user_id", "watch_seq", "last_time_ms"]].explode("watch_seq").dropna()
+    return watched.set_axis(["user_id", "video_id", "time_ms"], axis=1).astype(np.int64)
+
+
+def _keys(rows: pa.Table) -> pd.DataFrame:
+    return rows.select(["user_id", "video_id", "time_ms"]).to_pandas()
 
 
 def last_shown(rows: pd.DataFrame, events: pd.DataFrame) -> Ints:

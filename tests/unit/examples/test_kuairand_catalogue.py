@@ -95,3 +95,25 @@ def test_the_yaml_has_room_for_what_is_made_and_reads_columns_that_are_there(mad
     asked = {loaded["retrieval"][name] for name in ("query", "item", "seen")}
     assert asked <= set(pq.read_schema(made / "out" / "test.parquet").names)
     assert {f["table"] for f in features["sparse"] if f["name"] in {"video", "last_shown"}} == {"video"}
+
+
+def test_rows_drawn_are_of_videos_not_shown_and_have_no_outcome(tmp_path: Path) -> None:
+    source = make_source(3)
+    run(tmp_path, source, "--drawn", "3")
+    tables = read(tmp_path / "out")
+    whole = tables["train_drawn"]
+    assert list(whole.columns) == list(tables["train"].columns)
+    rows = whole.iloc[::4].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, tables["train"])
+    drawn = whole[np.arange(len(whole)) % 4 > 0]
+    assert not drawn[list(prepare.LABELS)].any().any()
+    shown = set(zip(rows["user_id"], rows["video_id"], strict=True))
+    shown |= {(u, v) for u, seq in source["histories"][["user_id", "watch_seq"]].to_numpy() for v in seq}
+    assert not shown & set(zip(drawn["user_id"], drawn["video_id"], strict=True))
+    assert set(drawn["video_id"]) >= set(range(30, 36))  # those that nobody was shown
+    kept = ["user_id", "time_ms", "tab", "last_video", "watched", "user_long_watch_rate"]
+    pd.testing.assert_frame_equal(
+        drawn[kept].reset_index(drop=True), rows.loc[rows.index.repeat(3), kept].reset_index(drop=True)
+    )
+    items = tables["items"].set_index("video_id").drop(columns="tag")
+    pd.testing.assert_frame_equal(drawn.set_index("video_id")[items.columns], items.loc[drawn["video_id"]])
