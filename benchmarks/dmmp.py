@@ -25,6 +25,7 @@ from rich.console import Console
 from scipy import sparse
 
 from torchrec_mtl.bench.command import InterruptedBenchError, Options, bench
+from torchrec_mtl.bench.machine import machine, versions
 from torchrec_mtl.bench.markdown import to_markdown
 from torchrec_mtl.bench.pairs import check_pairs
 from torchrec_mtl.bench.report import Cell, Report, Section, Table
@@ -215,7 +216,11 @@ def quality(arguments: Sequence[str]) -> int:
     ks = outcomes[0].pair.run.retrieval.ks if outcomes and outcomes[0].pair.run.retrieval else ()
     judged = dict.fromkeys(["auc", *(f"recall@{k}" for k in ks[:1]), suite.score.rpartition("/")[2]])
     tables = models(outcomes, ["auc", *(f"recall@{k}" for k in ks)]), differences(outcomes, list(judged))
-    report = to_markdown(Report("DMMP", (), (Section(suite.name, tables, (), ()),)))
+    trained = (
+        f"{suite.trials} trials a model by `{suite.score}` on validation; then seeds {', '.join(map(str, suite.seeds))}.",
+        f"{machine()}; {versions()}.",
+    )
+    report = to_markdown(Report(f"Suite {suite.name}", trained, (Section("Test", tables, (), ()),)))
     (out / "questions.md").write_text(report, encoding="utf-8")
     print(report)
     return 0
