@@ -13,6 +13,7 @@ import typer
 
 from torchrec_mtl import __version__, doctor
 from torchrec_mtl.cli_common import RunDir, errors_for_people, fail
+from torchrec_mtl.cli_plan import add_plan
 from torchrec_mtl.cli_retrieval import add_retrieval
 
 app = typer.Typer(
@@ -256,4 +257,5 @@ def config_schema() -> None:
         typer.echo()
 
 
+add_plan(app)
 add_retrieval(app)
