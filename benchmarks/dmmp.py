@@ -216,8 +216,9 @@ def quality(arguments: Sequence[str]) -> int:
     ks = outcomes[0].pair.run.retrieval.ks if outcomes and outcomes[0].pair.run.retrieval else ()
     judged = dict.fromkeys(["auc", *(f"recall@{k}" for k in ks[:1]), suite.score.rpartition("/")[2]])
     tables = models(outcomes, ["auc", *(f"recall@{k}" for k in ks)]), differences(outcomes, list(judged))
+    seeds = ", ".join(map(str, suite.seeds))
     trained = (
-        f"{suite.trials} trials a model by `{suite.score}` on validation; then seeds {', '.join(map(str, suite.seeds))}.",
+        f"{suite.trials} trials a model by `{suite.score}` on validation; then seeds {seeds}.",
         f"{machine()}; {versions()}.",
     )
     report = to_markdown(Report(f"Suite {suite.name}", trained, (Section("Test", tables, (), ()),)))
