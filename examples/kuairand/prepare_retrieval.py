@@ -169,10 +169,9 @@ def add_past(
     if name == "train":  # there it would be most of the file
         return table
     shown = pd.concat([watched, *before]).drop_duplicates(["user_id", "video_id"])
-    lists = shown.groupby("user_id")["video_id"].agg(list).reindex(rows["user_id"])
-    return table.append_column(
-        "seen", pa.array([s if isinstance(s, list) else [] for s in lists], pa.list_(pa.int64()))
-    )
+    by_user: dict[int, list[int]] = shown.groupby("user_id")["video_id"].agg(list).to_dict()
+    seen = [by_user.get(user, []) for user in rows["user_id"]]
+    return table.append_column("seen", pa.array(seen, pa.list_(pa.int64())))
 
 
 def add_drawn(rows: pa.Table, items: pa.Table, shown: pd.DataFrame, *, count: int, seed: int) -> pa.Table:
@@ -230,7 +229,8 @@ def watched_before(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keys(rows: pa.Table) -> pd.DataFrame:
-    return rows.select(["user_id", "video_id", "time_ms"]).to_pandas()
+    frame: pd.DataFrame = rows.select(["user_id", "video_id", "time_ms"]).to_pandas()
+    return frame
 
 
 def last_shown(rows: pd.DataFrame, events: pd.DataFrame) -> Ints:
