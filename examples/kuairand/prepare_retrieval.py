@@ -169,7 +169,7 @@ def add_past(
     if name == "train":  # there it would be most of the file
         return table
     shown = pd.concat([watched, *before]).drop_duplicates(["user_id", "video_id"])
-    by_user: dict[int, list[int]] = shown.groupby("user_id")["video_id"].agg(list).to_dict()
+    by_user = shown.groupby("user_id")["video_id"].agg(list).to_dict()
     seen = [by_user.get(user, []) for user in rows["user_id"]]
     return table.append_column("seen", pa.array(seen, pa.list_(pa.int64())))
 
