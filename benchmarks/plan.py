@@ -26,6 +26,7 @@ from torchrec_mtl import __version__
 from torchrec_mtl.bench.machine import machine
 from torchrec_mtl.planning.command import make_report, read_cluster
 from torchrec_mtl.planning.report import Report, to_json
+from torchrec_mtl.planning.result import GIB
 
 TABLES, DIM, BYTES = 100, 128, 2 * 10**12
 FEWEST, MOST = 1_000, 2_000_000_000
@@ -114,8 +115,7 @@ def _line(report: Report, wall: float, processor: float) -> tuple[str, ...]:
     plan = report.plan
     if plan is None:
         return (where, f"{wall:.0f}", f"{processor:.0f}", "does not fit", *[""] * 5)
-    gib = 1024**3
-    hbm = [rank.hbm_bytes / gib for rank in plan.ranks]
+    hbm = [rank.hbm_bytes / GIB for rank in plan.ranks]
     slowest = max(plan.ranks, key=lambda rank: rank.cost.total).cost
     kinds = [table.sharding for table in plan.tables]
     counts = ", ".join(str(kinds.count(kind)) for kind in ("row_wise", "table_row_wise", "table_wise"))
@@ -126,8 +126,8 @@ def _line(report: Report, wall: float, processor: float) -> tuple[str, ...]:
         f"{slowest.total:.2f}",
         f"{slowest.comms:.2f}",
         f"{max(hbm):.1f} ({sum(hbm) / len(hbm):.1f})",
-        f"{plan.hbm_available / gib:.0f}",
-        f"{sum(rank.ddr_bytes for rank in plan.ranks) / gib:.0f}",
+        f"{plan.hbm_available / GIB:.0f}",
+        f"{sum(rank.ddr_bytes for rank in plan.ranks) / GIB:.0f}",
         counts,
     )
 

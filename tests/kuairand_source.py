@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
-import pytest
+
+from tests.scripts import load_script
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "kuairand" / "prepare_retrieval.py"
 SPLITS = ["train", "validation", "test"]
@@ -18,21 +16,7 @@ START = 1_650_000_000_000  # in milliseconds, the end of the histories
 Tables = dict[str, pd.DataFrame]
 
 
-def load_script() -> tuple[ModuleType, ModuleType]:
-    """The script, and its own `prepare`, under names of this test."""
-    modules = []
-    for name, path in (("prepare", SCRIPT.with_name("prepare.py")), ("kuairand_retrieval", SCRIPT)):
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        modules.append(importlib.util.module_from_spec(spec))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "prepare", modules[0])  # as for a script
-            spec.loader.exec_module(modules[-1])
-    return modules[1], modules[0]
-
-
-retrieval, prepare = load_script()
+retrieval, prepare = load_script(SCRIPT)
 
 
 def make_source(seed: int, rows: int = 400) -> Tables:

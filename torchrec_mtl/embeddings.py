@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig, TableConfig
 from torchrec_mtl.data.batch import Batch
-from torchrec_mtl.features import Candidates, DenseSpec, Features, FeaturesSpec, FieldSpec, Jagged
+from torchrec_mtl.features import DenseSpec, Features, FeaturesSpec, FieldSpec, Jagged
 from torchrec_mtl.gradients.layout import Layout, PooledField, order_tables
 from torchrec_mtl.gradients.rows import Ids
 from torchrec_mtl.noise import Noise, stable_seed
@@ -296,12 +296,5 @@ class FeatureReader:
             spec=self.spec,
             noise=Noise(seed, batch.step, batch.rows, batch.global_size),
             valid=None if batch.full else batch.valid,
-            candidates=_candidates(batch),
+            candidates=batch.candidates,
         )
-
-
-def _candidates(batch: Batch) -> Candidates | None:
-    if batch.log_share is None:
-        return None
-    # ``present`` also where this rank's rows are all there: all ranks exchange it, or none does.
-    return Candidates(batch.ids["item"], batch.log_share, batch.present, batch.num_rows)

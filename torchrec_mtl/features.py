@@ -142,6 +142,11 @@ class Candidates:
     present: Tensor | None = None
     num_rows: int | None = None
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Candidates:
+        """Return the same with every tensor changed."""
+        present = None if self.present is None else change(self.present)
+        return Candidates(change(self.keys), change(self.log_share), present, self.num_rows)
+
 
 @dataclass(frozen=True)
 class Features:

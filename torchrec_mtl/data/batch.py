@@ -11,6 +11,8 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from torchrec_mtl.features import Candidates
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch(Pipelineable):
@@ -31,11 +33,7 @@ class Batch(Pipelineable):
         full: no row is padding; known without reading ``valid`` back from a device.
         gaps: sequence -> [N] int64; how long ago each id was, in ``GAP_BUCKETS`` buckets, laid out as the values of its
             key in ``sequences``. Sequences without ``times`` have none.
-        log_share: [B] float32; logarithm of the share of the training rows that the row's item has, for in-batch
-            negatives; None where nobody wants it.
-        present: [B] float32; 1 where a row has an item: a row of data, or an item drawn beside them; None with
-            ``log_share``.
-        num_rows: rows of data, which come first; None with ``log_share``.
+        candidates: the rows' items, for in-batch negatives; None where nobody wants them.
     """
 
     dense: Tensor
@@ -50,9 +48,7 @@ class Batch(Pipelineable):
     global_size: int
     full: bool = False
     gaps: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-    log_share: Tensor | None = None
-    present: Tensor | None = None
-    num_rows: int | None = None
+    candidates: Candidates | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on another device."""
@@ -80,7 +76,5 @@ class Batch(Pipelineable):
             global_size=self.global_size,
             full=self.full,
             gaps={name: change(values) for name, values in self.gaps.items()},
-            log_share=None if self.log_share is None else change(self.log_share),
-            present=None if self.present is None else change(self.present),
-            num_rows=self.num_rows,
+            candidates=None if self.candidates is None else self.candidates.mapped(change),
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchrec_mtl.data.arrow import get_array
 from torchrec_mtl.data.encode import Encoder
-from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.files import DataFile, read_tables
 from torchrec_mtl.data.ids import encode_keys
 from torchrec_mtl.data.lookup import Lookup
 from torchrec_mtl.data.rows import Ints, Jagged, Rows
@@ -51,8 +51,7 @@ def read_corpus(files: Sequence[DataFile], encoder: Encoder, column: str) -> Cor
     """
     parts, keys = list[Rows](), list[Ints]()
     for file in files:
-        for group in range(len(file.row_groups)):
-            table = file.read_row_group(group, [*encoder.columns, column])
+        for table in read_tables([file], [*encoder.columns, column]):
             parts.append(encoder.encode(table, file.path))
             keys.append(encode_keys(get_array(table, column)))
     found = Corpus(Rows.concat(parts), np.concatenate(keys))

@@ -24,6 +24,7 @@ from torchrec_mtl.data.problems import Problems
 from torchrec_mtl.data.rows import Bools, Floats, Ints, Jagged, Rows
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.data.targets import TargetEncoder
+from torchrec_mtl.features import Candidates
 
 _BLOCK = 1000  # no power of two: the columns of a block would share cache lines
 
@@ -152,9 +153,12 @@ class Encoder:
         )
         if self._frequencies is None:
             return batch
-        shares = torch.from_numpy(self._frequencies.log_share(batch.ids["item"].numpy()))
+        keys = batch.ids["item"]
+        shares = torch.from_numpy(self._frequencies.log_share(keys.numpy()))
+        # ``present`` also where all rows of this rank are there: all ranks exchange it, or none does.
         present = (torch.arange(len(slots)) < len(rows)).float()
-        return dataclasses.replace(batch, log_share=shares, present=present, num_rows=len(rows) - num_drawn)
+        candidates = Candidates(keys, shares, present, len(rows) - num_drawn)
+        return dataclasses.replace(batch, candidates=candidates)
 
     def _encode_targets(self, table: pa.Table, problems: Problems) -> tuple[Floats, Floats]:
         if self._labels:

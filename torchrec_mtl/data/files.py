@@ -8,7 +8,7 @@ import fnmatch
 import functools
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -98,6 +98,13 @@ def open_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
     if not any(file.metadata.num_rows for file in files):
         raise ValueError(f"{', '.join(file.path for file in files)}: no rows. Write at least one row.")
     return tuple(files)
+
+
+def read_tables(files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns of all rows, a row group at a time."""
+    for file in files:
+        for group in range(len(file.row_groups)):
+            yield file.read_row_group(group, columns)
 
 
 def _open(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> DataFile | str:

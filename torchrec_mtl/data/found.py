@@ -11,7 +11,7 @@ from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.data.arrow import get_array, split_lists, to_doubles
 from torchrec_mtl.data.columns import found_column
-from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.files import DataFile, read_tables
 from torchrec_mtl.data.ids import encode_keys
 from torchrec_mtl.data.lookup import Lookup
 from torchrec_mtl.data.rows import Ints
@@ -68,16 +68,14 @@ def read_found(
         ValueError: nothing is left.
     """
     queries, found, ids = list[Ints](), list[Ints](), found_column().name
-    for file in files:
-        for group in range(len(file.row_groups)):
-            table = file.read_row_group(group, [retrieval.query, ids])
-            _, lengths, elements = split_lists(get_array(table, ids))
-            queries.append(np.repeat(encode_keys(get_array(table, retrieval.query)), lengths))
-            found.append(items.find(encode_keys(elements)))
+    for table in read_tables(files, [retrieval.query, ids]):
+        _, lengths, elements = split_lists(get_array(table, ids))
+        queries.append(np.repeat(encode_keys(get_array(table, retrieval.query)), lengths))
+        found.append(items.find(encode_keys(elements)))
     owners, places = np.concatenate(queries), np.concatenate(found)
-    liked = _positives(train, retrieval, tasks, Lookup(np.unique(owners)), items)
-    rows = Lookup(np.unique(owners)).find(owners)
-    kept = (places >= 0) & ~np.isin(_pair(rows, places), liked)
+    asked = Lookup(np.unique(owners))
+    liked = _positives(train, retrieval, tasks, asked, items)
+    kept = (places >= 0) & ~np.isin(_pair(asked.find(owners), places), liked)
     if not kept.any():
         raise ValueError(
             "retrieval.negatives.found: no item is left of what was found; its items are not in retrieval.items, or "
@@ -90,13 +88,11 @@ def _positives(
     train: Sequence[DataFile], retrieval: RetrievalConfig, tasks: Sequence[TaskConfig], queries: Lookup, items: Lookup
 ) -> Ints:
     labels, found = [task.label for task in tasks], list[Ints]()
-    for file in train:
-        for group in range(len(file.row_groups)):
-            table = file.read_row_group(group, [retrieval.query, retrieval.item, *labels])
-            liked = np.any([to_doubles(get_array(table, label)) > 0 for label in labels], axis=0)
-            rows = queries.find(encode_keys(get_array(table, retrieval.query)))
-            places = items.find(encode_keys(get_array(table, retrieval.item)))
-            found.append(np.unique(_pair(rows, places)[liked & (rows >= 0) & (places >= 0)]))
+    for table in read_tables(train, [retrieval.query, retrieval.item, *labels]):
+        liked = np.any([to_doubles(get_array(table, label)) > 0 for label in labels], axis=0)
+        rows = queries.find(encode_keys(get_array(table, retrieval.query)))
+        places = items.find(encode_keys(get_array(table, retrieval.item)))
+        found.append(np.unique(_pair(rows, places)[liked & (rows >= 0) & (places >= 0)]))
     return np.unique(np.concatenate(found))
 
 

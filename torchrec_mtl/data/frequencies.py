@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchrec_mtl.data.arrow import get_array
-from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.files import DataFile, read_tables
 from torchrec_mtl.data.ids import encode_keys
 from torchrec_mtl.data.rows import Floats, Ints
 
@@ -69,10 +69,9 @@ def count_items(files: Sequence[DataFile], column: str) -> Frequencies:
         column: that names the item.
     """
     counts: collections.Counter[int] = collections.Counter()
-    for file in files:
-        for group in range(len(file.row_groups)):
-            keys = encode_keys(get_array(file.read_row_group(group, [column]), column))
-            counts.update(dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True)))
+    for table in read_tables(files, [column]):
+        keys = encode_keys(get_array(table, column))
+        counts.update(dict(zip(*(part.tolist() for part in np.unique(keys, return_counts=True)), strict=True)))
     found = np.array(sorted(counts.items()), np.int64)
     total = found[:, 1].sum()
     return Frequencies(column, found[:, 0], np.log(found[:, 1] / total).astype(np.float32), math.log(0.5 / total))

@@ -44,13 +44,8 @@ def check_retrieval(rows: Sequence[DataFile], items: Sequence[DataFile], config:
         config: of the run, with a section ``retrieval``.
     """
     assert config.retrieval is not None
-    columns = retrieval_columns(config.retrieval)
-    found = schema_problems([(file.path, file.schema) for file in rows], columns)
-    corpus = [(file.path, file.schema) for file in one_sided(items, config.features, "item")]
-    found += schema_problems(corpus, config_columns(config.data, config.features, config.tasks, labels=False))
-    # Together with the rows, which must name items alike.
-    both = schema_problems([(file.path, file.schema) for file in (*rows, *items)], [item_column(config.retrieval.item)])
-    return list(dict.fromkeys([*found, *both]))
+    found = schema_problems([(file.path, file.schema) for file in rows], retrieval_columns(config.retrieval))
+    return list(dict.fromkeys([*found, *_corpus_problems(rows, items, config)]))
 
 
 def check_negatives(
@@ -65,15 +60,21 @@ def check_negatives(
         config: of the run, with a section ``retrieval``.
     """
     assert config.retrieval is not None
-    corpus = [(file.path, file.schema) for file in one_sided(items, config.features, "item")]
-    problems = schema_problems(corpus, config_columns(config.data, config.features, config.tasks, labels=False))
-    named = [(file.path, file.schema) for file in (*train, *items)]
-    problems += schema_problems(named, [item_column(config.retrieval.item)])
+    problems = _corpus_problems(train, items, config)
     if found:
         asked = [(file.path, file.schema) for file in (*train, *found)]
         problems += schema_problems(asked, [query_column(config.retrieval.query)])
         problems += schema_problems([(file.path, file.schema) for file in found], [found_column()])
     return list(dict.fromkeys(problems))
+
+
+def _corpus_problems(rows: Sequence[DataFile], items: Sequence[DataFile], config: RunConfig) -> list[str]:
+    """Return what is wrong with a corpus, and where rows name items in another way than it does."""
+    assert config.retrieval is not None
+    corpus = [(file.path, file.schema) for file in one_sided(items, config.features, "item")]
+    found = schema_problems(corpus, config_columns(config.data, config.features, config.tasks, labels=False))
+    both = [(file.path, file.schema) for file in (*rows, *items)]
+    return [*found, *schema_problems(both, [item_column(config.retrieval.item)])]
 
 
 def check_keys(files: Sequence[DataFile], config: RunConfig) -> list[str]:

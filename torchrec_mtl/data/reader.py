@@ -74,6 +74,10 @@ class ParquetReader:
         self._streams = range(rank, streams, world_size)
         rows = tuple(count for file in files for count in file.row_groups)
         self.order = Order(rows, batch_size, streams, window, shuffle, seed)
+        drawn = 0 if negatives is None else negatives.per_stream
+        self._slots = self._places(self.order.slice_rows)
+        self._drawn_slots = batch_size + self._places(drawn)  # behind the rows of all ranks
+        self._global_size = batch_size + drawn * streams
         self.rows_decoded = 0
 
     @property
@@ -111,8 +115,7 @@ class ParquetReader:
 
     def _batches(self, rows: Rows, indices: Ints, step: int) -> Iterator[Batch]:
         """Gather the rows of several batches at once, then slice."""
-        slots = self._slots(self.order.slice_rows)
-        together = max(1, _GATHERED_ROWS // len(slots))
+        together = max(1, _GATHERED_ROWS // len(self._slots))
         for begin in range(0, len(indices), together):
             block = indices[begin : begin + together]
             real = block >= 0
@@ -120,21 +123,20 @@ class ParquetReader:
             ends = np.cumsum(real.sum(axis=1))
             for i, mask in enumerate(real):
                 start, stop = int(ends[i - 1]) if i else 0, int(ends[i])
-                yield self._batch(gathered.slice(start, stop), mask, slots, step + begin + i)
+                yield self._batch(gathered.slice(start, stop), mask, step + begin + i)
 
-    def _batch(self, rows: Rows, real: Bools, slots: Ints, step: int) -> Batch:
+    def _batch(self, rows: Rows, real: Bools, step: int) -> Batch:
         """Return one batch, of rows that have the ``real`` ones of this rank's places."""
+        slots, more = self._slots, self._drawn_slots
         if self._negatives is None:
             places = np.concatenate([slots[real], slots[~real]])
-            return self._encoder.batch(rows, slots=places, step=step, global_size=self.order.batch_size)
+            return self._encoder.batch(rows, slots=places, step=step, global_size=self._global_size)
         all_rows, there = self._negatives.add(rows, real, step=step, streams=self._streams)
-        width = self._negatives.per_stream
-        more = self.order.batch_size + self._slots(width)
         return self._encoder.batch(
             all_rows,
             slots=np.concatenate([slots[real], more[there], slots[~real], more[~there]]),
             step=step,
-            global_size=self.order.batch_size + width * self.order.streams,
+            global_size=self._global_size,
             num_drawn=int(there.sum()),
         )
 
@@ -173,6 +175,6 @@ class ParquetReader:
         file = self._files[0]
         return self._encoder.encode(file.schema.empty_table(), file.path)
 
-    def _slots(self, width: int) -> Ints:
+    def _places(self, width: int) -> Ints:
         """Return the places of this rank's rows in the global batch, of ``width`` a stream."""
         return np.concatenate([np.arange(stream * width, (stream + 1) * width) for stream in self._streams])

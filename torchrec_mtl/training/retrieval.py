@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.arrow import get_array, split_lists, to_doubles
 from torchrec_mtl.data.corpus import check_names
 from torchrec_mtl.data.encode import Encoder
-from torchrec_mtl.data.files import DataFile
+from torchrec_mtl.data.files import DataFile, read_tables
 from torchrec_mtl.data.ids import encode_keys
 from torchrec_mtl.data.lookup import Lookup
 from torchrec_mtl.data.one_side import OneSidedFile, first_of_each, one_sided
@@ -99,7 +99,7 @@ def _metrics(
     seen: list[tuple[Ints, Ints]] = []
     columns = [retrieval.query, retrieval.item, *([retrieval.seen] if retrieval.seen else [])]
     columns += [name for task in config.tasks for name in (task.label, task.space) if name is not None]
-    for table in _tables(files, list(dict.fromkeys(columns))):
+    for table in read_tables(files, list(dict.fromkeys(columns))):
         asked, found = places.queries(get_array(table, retrieval.query)), places.items(get_array(table, retrieval.item))
         if retrieval.seen is not None:
             seen.append(places.pairs(asked, get_array(table, retrieval.seen)))
@@ -146,13 +146,7 @@ def _joined(pairs: Sequence[tuple[Ints, Ints]]) -> Pairs:
 
 
 def _keys(files: Sequence[DataFile], column: str) -> Ints:
-    return np.concatenate([encode_keys(get_array(table, column)) for table in _tables(files, [column])])
-
-
-def _tables(files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.Table]:
-    for file in files:
-        for group in range(len(file.row_groups)):
-            yield file.read_row_group(group, columns)
+    return np.concatenate([encode_keys(get_array(table, column)) for table in read_tables(files, [column])])
 
 
 def _is_set(table: pa.Table, column: str) -> npt.NDArray[np.bool_]:

@@ -61,8 +61,14 @@ def by_slot(batches):
         for i, slot in enumerate(batch.rows.tolist()):
             assert slot not in found
             ids = (batch.ids["item"][i].item(), batch.ids["query"][i].item(), user[i].tolist(), item[i].tolist())
-            flags = (batch.valid[i].item(), batch.present[i].item())
-            found[slot] = (*ids, *flags, batch.labels[i].tolist(), batch.weights[i].tolist(), batch.log_share[i].item())
+            flags = (batch.valid[i].item(), batch.candidates.present[i].item())
+            found[slot] = (
+                *ids,
+                *flags,
+                batch.labels[i].tolist(),
+                batch.weights[i].tolist(),
+                batch.candidates.log_share[i].item(),
+            )
     return found
 
 
@@ -93,12 +99,12 @@ def test_other_steps_and_seeds_draw_others(given):
 def test_what_is_drawn_is_an_item_and_nothing_else(given):
     encoder, _, items, frequencies, _ = given
     for batch in open_reader(given).epoch(0):
-        drawn = (batch.rows >= BATCH) & batch.present.bool()
+        drawn = (batch.rows >= BATCH) & batch.candidates.present.bool()
         assert drawn.any()
         assert not batch.full
-        assert batch.num_rows == int(batch.valid.sum())
-        assert batch.valid[: batch.num_rows].all()
-        assert not batch.valid[batch.num_rows :].any()
+        assert batch.candidates.num_rows == int(batch.valid.sum())
+        assert batch.valid[: batch.candidates.num_rows].all()
+        assert not batch.valid[batch.candidates.num_rows :].any()
         assert not batch.labels[drawn].any()
         assert not batch.weights[drawn].any()
         assert set(batch.ids["item"][drawn].tolist()) <= set(items.keys.tolist())
@@ -112,7 +118,9 @@ def test_what_is_drawn_is_an_item_and_nothing_else(given):
         assert [found[i] for i in drawn.nonzero().flatten().tolist()] == [
             [tags[ids[i]]] for i in drawn.nonzero().flatten().tolist()
         ]
-        np.testing.assert_array_equal(batch.log_share.numpy(), frequencies.log_share(batch.ids["item"].numpy()))
+        np.testing.assert_array_equal(
+            batch.candidates.log_share.numpy(), frequencies.log_share(batch.ids["item"].numpy())
+        )
     assert encoder.wanted[-1].name == "user_id"
 
 
@@ -120,10 +128,10 @@ def test_hard_ones_are_of_what_was_found_for_a_row_of_their_stream(given):
     config = NegativesConfig(hard=8, found=("found.parquet",))
     count = 0
     for batch in open_reader(given, config=config).epoch(0):
-        queries = batch.ids["query"][: batch.num_rows].tolist()
-        streams = (batch.rows[: batch.num_rows] // (BATCH // STREAMS)).tolist()
-        for i in range(batch.num_rows, len(batch.rows)):
-            if batch.present[i]:
+        queries = batch.ids["query"][: batch.candidates.num_rows].tolist()
+        streams = (batch.rows[: batch.candidates.num_rows] // (BATCH // STREAMS)).tolist()
+        for i in range(batch.candidates.num_rows, len(batch.rows)):
+            if batch.candidates.present[i]:
                 stream = (batch.rows[i].item() - BATCH) // 2
                 mine = {q for q, s in zip(queries, streams, strict=True) if s == stream}
                 assert batch.ids["item"][i].item() in {given[2].keys[(q + 7) % NUM_ITEMS] for q in mine if q % 2 == 0}
@@ -163,8 +171,8 @@ def test_without_negatives_nothing_changes(given):
     encoder, train = given[:2]
     plain = ParquetReader(train, encoder, batch_size=BATCH, streams=STREAMS, window=8, seed=1)
     for batch, more in zip(plain.epoch(0), open_reader(given).epoch(0), strict=True):
-        rows = more.num_rows
-        assert batch.num_rows == rows
+        rows = more.candidates.num_rows
+        assert batch.candidates.num_rows == rows
         assert torch.equal(batch.rows[:rows], more.rows[:rows])
         assert torch.equal(batch.dense[:rows], more.dense[:rows])
         assert batch.global_size == BATCH

@@ -1,20 +1,20 @@
 """MovieLens's rows for retrieval: order, histories, the split of each user, negatives, popularity, and the files."""
 
 import hashlib
-import importlib.util
 import io
 import subprocess
 import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests.scripts import load_script
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "movielens" / "prepare_retrieval.py"
 SPLITS = ["train", "validation", "test"]
@@ -25,21 +25,7 @@ FLOATS = ["log_popularity", "rating"]
 Line = tuple[int, int, int, int]  # user, movie, stars, moment
 
 
-def load_script() -> tuple[ModuleType, ModuleType]:
-    """The script, and its own `prepare`, under names of this test."""
-    modules = []
-    for name, path in (("prepare", SCRIPT.with_name("prepare.py")), ("movielens_retrieval", SCRIPT)):
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        modules.append(importlib.util.module_from_spec(spec))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "prepare", modules[0])  # as for a script
-            spec.loader.exec_module(modules[-1])
-    return modules[1], modules[0]
-
-
-retrieval, prepare = load_script()
+retrieval, prepare = load_script(SCRIPT)
 
 
 def make_source(*log: Line, movies: int = 60) -> object:
