@@ -59,7 +59,7 @@ class IdEncoder:
 
     def _encode_single(self, array: pa.Array, problems: Problems) -> Single:
         present = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
-        values = self._integers(array)
+        values = self.integers(array)
         outside = self._find_outside(values if present is None else values[present], problems)
         if outside is not None and self.bad == "clamp":
             values = np.where((values < 0) | (values >= self.rows), 0, values)
@@ -73,7 +73,7 @@ class IdEncoder:
         if self.feature.max_length is not None:
             kept = np.minimum(lengths, self.feature.max_length)
             starts, lengths = starts + lengths - kept, kept
-        values = self._integers(elements)
+        values = self.integers(elements)
         if lengths.sum() == len(values):  # nothing to leave out
             jagged = Jagged.from_lengths(values, lengths)
         else:
@@ -94,7 +94,7 @@ class IdEncoder:
         kept = np.concatenate([[0], np.cumsum(~outside)])
         return Jagged(jagged.values[~outside], kept[jagged.offsets])
 
-    def _integers(self, array: pa.Array) -> Ints:
+    def integers(self, array: pa.Array) -> Ints:
         """Return ids [N], hashed where asked for, not yet checked; 0 for null."""
         kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
         if is_string(kind):

@@ -124,7 +124,7 @@ def auc(labels: ArrayLike, predictions: ArrayLike) -> float:
     num_pairs = num_positives * (y.size - num_positives)
     if num_pairs == 0 or _undefined(p):
         return np.nan
-    rank_sum = _ranks(p)[y == 1].sum()
+    rank_sum = ranks(p)[y == 1].sum()
     return float((rank_sum - num_positives * (num_positives + 1) / 2) / num_pairs)
 
 
@@ -153,11 +153,11 @@ def gauc(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> float:
     is_tie_start = is_group_start | np.append(True, p[1:] != p[:-1])
     group_starts, tie_starts = np.flatnonzero(is_group_start), np.flatnonzero(is_tie_start)
     tie_sizes = np.diff(tie_starts, append=y.size)
-    ranks = np.repeat(tie_starts + (tie_sizes + 1) / 2, tie_sizes)  # from 1, over all groups laid end to end
+    in_order = np.repeat(tie_starts + (tie_sizes + 1) / 2, tie_sizes)  # from 1, over all groups laid end to end
 
     num_rows = np.diff(group_starts, append=y.size)
     num_positives = np.add.reduceat(y, group_starts)
-    rank_sums = np.add.reduceat(y * ranks, group_starts) - num_positives * group_starts
+    rank_sums = np.add.reduceat(y * in_order, group_starts) - num_positives * group_starts
     num_pairs = num_positives * (num_rows - num_positives)
     mixed = num_pairs > 0
     if not mixed.any():
@@ -201,7 +201,7 @@ def gini(labels: ArrayLike, predictions: ArrayLike) -> float:
     if _undefined(p) or _constant(y):
         return np.nan
     deviation = y - y.mean()
-    return ratio(_ranks(p) @ deviation, _ranks(y) @ deviation)
+    return ratio(ranks(p) @ deviation, ranks(y) @ deviation)
 
 
 def as_columns(labels: ArrayLike, predictions: ArrayLike) -> tuple[Vector, Vector]:
@@ -263,7 +263,7 @@ def ratio(numerator: float, denominator: float) -> float:
 # Not scipy's: it takes a second to import, as long as many a whole evaluation.
 
 
-def _ranks(x: Vector) -> Vector:
+def ranks(x: Vector) -> Vector:
     """Returns the ranks from 1, ties with their average."""
     _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
     average: Vector = np.cumsum(counts) - (counts - 1) / 2
@@ -271,4 +271,4 @@ def _ranks(x: Vector) -> Vector:
 
 
 def _spearman(x: Vector, y: Vector) -> float:
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
