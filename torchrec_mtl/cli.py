@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from torchrec_mtl import __version__, doctor
+from torchrec_mtl.cli_check import add_check
 from torchrec_mtl.cli_common import RunDir, errors_for_people, fail
 from torchrec_mtl.cli_plan import add_plan
 from torchrec_mtl.cli_retrieval import add_retrieval
+from torchrec_mtl.cli_state import add_state
 
 app = typer.Typer(
     help="Config-driven multi-task recommenders on TorchRec.",
@@ -257,5 +259,7 @@ def config_schema() -> None:
         typer.echo()
 
 
+add_check(app)
 add_plan(app)
 add_retrieval(app)
+add_state(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Annotated
 import typer
 
 from torchrec_mtl import doctor
+
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_LAST_S = 3.0
 
 RunDir = Annotated[Path, typer.Argument(help="The run_dir of a trained run.", show_default=False)]
 
@@ -22,24 +26,51 @@ def errors_for_people() -> Iterator[None]:
         doctor.require_healthy()
     except doctor.EnvironmentMismatchError as error:
         fail(str(error))
+    from torchrec_mtl.data.prefetch import DataTimeoutError
     from torchrec_mtl.objective import NonFiniteLossError
-    from torchrec_mtl.training.checkpoint import CheckpointError
+    from torchrec_mtl.training.checkpoint_notes import CheckpointError
+    from torchrec_mtl.training.distributed import LostRanksError, OtherRankError
     from torchrec_mtl.training.trainer import InterruptedTrainingError
 
     try:
         yield
+    except typer.Exit:
+        raise
     except InterruptedTrainingError as stop:
         say_once(f"{stop}; the same command goes on from there")
         raise typer.Exit(130) from None  # no success: a scheduler that restarts jobs must see that
-    except (NonFiniteLossError, CheckpointError) as error:
+    except (LostRanksError, OtherRankError) as error:
+        tell(str(error))
+        let_the_first_end()
+        raise typer.Exit(1) from None
+    except (NonFiniteLossError, CheckpointError, DataTimeoutError, OSError) as error:
+        tell_torchrun(error)
         fail(str(error))
     except ValueError as error:
-        if not _is_ours(error):
+        tell_torchrun(error)
+        if not is_ours(error):
             raise
         fail(str(error))
+    except Exception as error:
+        tell_torchrun(error)
+        raise
 
 
-def _is_ours(error: BaseException) -> bool:
+def tell_torchrun(error: Exception) -> None:
+    """Leave the error where torchrun looks for the first one of its ranks, for the summary that it prints."""
+    if _ERROR_FILE in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+
+
+def let_the_first_end() -> None:
+    """Wait a moment: this rank ends because another one did, and torchrun takes the first to end for the cause."""
+    if _ERROR_FILE in os.environ:
+        time.sleep(_LAST_S)
+
+
+def is_ours(error: BaseException) -> bool:
     """Whether this package raised it; from elsewhere (a plug-in, torch) the traceback is what helps."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -49,9 +80,14 @@ def _is_ours(error: BaseException) -> bool:
 
 def fail(message: str) -> None:
     """Say what is wrong, and of which rank, and end with status 1."""
+    tell(message)
+    raise typer.Exit(1)
+
+
+def tell(message: str) -> None:
+    """Say what is wrong, and of which rank."""
     rank = os.environ.get("RANK", "0")
     typer.echo(f"error{'' if rank == '0' else f' (rank {rank})'}: {message}", err=True)
-    raise typer.Exit(1)
 
 
 def say_once(message: str) -> None:

@@ -58,7 +58,8 @@ class Pair:
                 "data": run.data.model_copy(update={"prepare": None}),
             }
         )
-        return _hash(dump(plain) + self.files_mark)
+        # How a run saves changes nothing of what it finds.
+        return _hash(dump(plain, without={"train": {"save"}}) + self.files_mark)
 
 
 @dataclass(frozen=True)

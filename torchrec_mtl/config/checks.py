@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import chain
 
@@ -20,7 +21,7 @@ _CPU_SHARDING = frozenset({"table_wise", "column_wise", "table_column_wise"})
 
 def check(draft: Draft) -> list[str]:
     """Return all problems between the sections, as far as these are valid; each with its path and the fix."""
-    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, _device)
+    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, _device, _init_from)
     return list(chain.from_iterable(one(draft) for one in checks))
 
 
@@ -35,6 +36,16 @@ def notes(config: RunConfig) -> list[str]:
         if same:
             found.append(f"data.{other}: reads {', '.join(same)} like data.{this}; its metrics will flatter the model")
     return found
+
+
+def refused_in_runs(config: RunConfig) -> list[str]:
+    """Return what only models with unsharded tables can do, with the remedy."""
+    if getattr(config.gradient, "exact", None) != "dense":
+        return []
+    return [
+        "gradient.exact: dense is for tables that are ordinary parameters (build_model(..., tables='cpu')), and a run "
+        "shards and fuses them; use exact: rows, which gives the same Gramian"
+    ]
 
 
 def _evaluation(draft: Draft) -> Iterator[str]:
@@ -93,6 +104,14 @@ def _batches(draft: Draft) -> Iterator[str]:
                 f"data.{key}: {size} is not a multiple of data.streams = {data.streams}; take {near}, or "
                 f"data.streams = {divisor}"
             )
+
+
+def _init_from(draft: Draft) -> Iterator[str]:
+    if draft.init_from is not None and os.path.realpath(draft.init_from.run) == os.path.realpath(draft.run_dir):
+        yield (
+            f"init_from.run: '{draft.init_from.run}' is this run's own run_dir; give the new run another, such as "
+            f"run_dir={draft.run_dir}-2"
+        )
 
 
 def _device(draft: Draft) -> Iterator[str]:

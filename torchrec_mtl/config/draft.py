@@ -16,6 +16,7 @@ from torchrec_mtl.config.base import Config, PluginConfig, did_you_mean
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.explain import home, messages, shown, suggestion
 from torchrec_mtl.config.features import DenseConfig, FeaturesConfig, SequenceConfig, SparseConfig, TableConfig
+from torchrec_mtl.config.init_from import InitFromConfig
 from torchrec_mtl.config.names import nearest
 from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.run import RunConfig
@@ -65,6 +66,7 @@ class Draft:
     retrieval: RetrievalConfig | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    init_from: InitFromConfig | None = None
     run_dir: str = ""
     table_names: frozenset[str] | None = None
     fed_tables: frozenset[str] | None = None
@@ -88,6 +90,7 @@ class Draft:
             retrieval=self.retrieval,
             optim=self.optim,
             train=self.train,
+            init_from=self.init_from,
             run_dir=self.run_dir,
         )
 
@@ -109,6 +112,8 @@ def read_draft(raw: Mapping[Any, Any], problems: list[str]) -> Draft:
     optim, train = ({} if raw.get(name) is None else raw[name] for name in ("optim", "train"))
     draft.optim = _read(OptimConfig, optim, "optim", problems) or OptimConfig()
     draft.train = _read(TrainConfig, train, "train", problems) or TrainConfig()
+    if raw.get("init_from") is not None:
+        draft.init_from = _read(InitFromConfig, raw["init_from"], "init_from", problems)
     draft.run_dir = _run_dir(raw.get("run_dir"), problems)
     return draft
 

@@ -62,13 +62,20 @@ def parse(raw: Mapping[Any, Any], source: str = "config", problems: Sequence[str
     return draft.config()
 
 
-def dump(config: RunConfig) -> str:
-    """Return the whole config, defaults included, as YAML that ``load_config`` reads; without sections left out."""
-    left_out: dict[str, Any] = {}
+def dump(config: RunConfig, *, without: Mapping[str, set[str]] | None = None) -> str:
+    """Return the whole config, defaults included, as YAML that ``load_config`` reads; without sections left out.
+
+    Args:
+        config: the run.
+        without: keys to leave out, by section.
+    """
+    left_out: dict[str, Any] = dict(without or {})
     if config.retrieval is None:
-        left_out = {"retrieval": True}
+        left_out["retrieval"] = True
     elif config.retrieval.negatives is None:
-        left_out = {"retrieval": {"negatives"}}
+        left_out["retrieval"] = {"negatives"}
+    if config.init_from is None:
+        left_out["init_from"] = True
     return write_yaml(config.model_dump(mode="json", exclude=left_out))
 
 

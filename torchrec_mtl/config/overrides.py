@@ -12,6 +12,7 @@ from torchrec_mtl.config.text import read_yaml
 # Sections whose `type` names a class; each class has options of its own.
 _PLUGIN = re.compile(r"bottom|head|gradient|tasks\.[^.]+\.loss")
 _DENSE = re.compile(r"features\.dense\.[^.]+")
+_RUN = "init_from"
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -75,12 +76,14 @@ def _set(node: dict[str, Any] | list[Any], key: str, value: object, *, plugin: b
 
 
 def _step(node: dict[str, Any] | list[Any], key: str, path: str) -> dict[str, Any] | list[Any]:
-    """Return the mapping or list under ``key``; a plug-in or dense column given by name only becomes a mapping."""
+    """Return the mapping or list under ``key``; what is given by name alone becomes a mapping."""
     child = node[_position(node, key)] if isinstance(node, list) else node.get(key)
     if isinstance(child, str) and _PLUGIN.fullmatch(path):
         child = {"type": child}
     elif isinstance(child, str) and _DENSE.fullmatch(path):
         child = {"name": child}
+    elif isinstance(child, str) and path == _RUN:
+        child = {"run": child}
     elif child is None:
         child = {}
     if not isinstance(child, (dict, list)):

@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny
 from torchrec_mtl.config.base import Config, Name, PluginConfig
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig
+from torchrec_mtl.config.init_from import InitFromConfig
 from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.config.training import OptimConfig, TrainConfig
@@ -31,6 +32,8 @@ class RunConfig(Config):
     """Evaluations search a corpus of items, too; of heads that retrieve, such as dmmp."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    init_from: InitFromConfig | None = None
+    """An earlier run that this one starts from, where it begins anew; its run_dir alone will do."""
     run_dir: Name
     """Folder of everything the run writes; the same command goes on from there."""
 

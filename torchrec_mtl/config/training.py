@@ -86,6 +86,9 @@ class TrainConfig(Config):
     """Steps between checkpoints; by default one at each evaluation."""
     keep: PositiveInt = 2
     """Checkpoints kept, beside the best."""
+    save: Literal["auto", "wait", "background"] = "auto"
+    """wait: training waits until a checkpoint is written; background: it is copied in memory and written while training
+    goes on; auto: background where the copy fits in an eighth of the free memory."""
     log_every: PositiveInt = 50
     """Steps between lines of metrics.jsonl."""
     window: PositiveInt = 100_000

@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from torchrec_mtl.data.arrow import is_string
+from torchrec_mtl.whereabouts import whereabouts
 
 _WILD = "*?["
 _FOOTER_THREADS = 8
@@ -54,6 +55,7 @@ class DataFile:
         Raises:
             ValueError: The data is damaged, or the file was changed since its footer was read.
         """
+        whereabouts.reads(f"{self.path}, row group {index}")
         strings = [name for name in columns if is_string(self.schema.field(name).type)]
         try:
             with self.filesystem.open_input_file(self.path) as source:
@@ -79,6 +81,14 @@ def open_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
     Raises:
         ValueError: A pattern finds nothing, a file is empty or no Parquet file, or there is no row in all.
     """
+    files, problems = find_files(patterns)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return files
+
+
+def find_files(patterns: str | Sequence[str]) -> tuple[tuple[DataFile, ...], list[str]]:
+    """As ``open_files``, but return the files that can be opened, and what is wrong with the others."""
     found: dict[str, tuple[pafs.FileSystem, pafs.FileInfo]] = {}
     problems: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -93,11 +103,9 @@ def open_files(patterns: str | Sequence[str]) -> tuple[DataFile, ...]:
                 problems.append(result)
             else:
                 files.append(result)
-    if problems:
-        raise ValueError("\n".join(problems))
-    if not any(file.metadata.num_rows for file in files):
-        raise ValueError(f"{', '.join(file.path for file in files)}: no rows. Write at least one row.")
-    return tuple(files)
+    if files and not problems and not any(file.metadata.num_rows for file in files):
+        problems.append(f"{', '.join(file.path for file in files)}: no rows. Write at least one row.")
+    return tuple(files), problems
 
 
 def read_tables(files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.Table]:

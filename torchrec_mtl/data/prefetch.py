@@ -7,20 +7,30 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Generic, TypeVar
 
+from torchrec_mtl.whereabouts import whereabouts
+
 T = TypeVar("T")
 
 _JOIN_SECONDS = 30.0
 
 
-def prefetch(iterator: Iterator[T], depth: int) -> Generator[T, None, None]:
+class DataTimeoutError(Exception):
+    """Reading took longer than it may."""
+
+
+def prefetch(iterator: Iterator[T], depth: int, timeout_s: float | None = None) -> Generator[T, None, None]:
     """Yield the items of ``iterator``, up to ``depth`` of them computed ahead in a thread.
 
     Args:
         iterator: consumed in the thread only; closed there when the consumer stops early.
         depth: items waiting at most.
+        timeout_s: longest wait for an item, seconds; None: no limit.
 
     Yields:
         The items, in order. An exception of ``iterator`` is raised after the items before it.
+
+    Raises:
+        DataTimeoutError: no item came in time; the message names the file.
 
     Example:
         >>> list(prefetch(iter(range(3)), depth=2))
@@ -30,12 +40,12 @@ def prefetch(iterator: Iterator[T], depth: int) -> Generator[T, None, None]:
     thread = threading.Thread(target=buffer.fill, name="prefetch", daemon=True)
     thread.start()
     try:
-        while buffer.wait():
+        while buffer.wait(timeout_s):
             yield buffer.pop()
     finally:
         buffer.stop()
         if thread is not threading.current_thread():  # the garbage collector may close us from any thread
-            thread.join(_JOIN_SECONDS)
+            thread.join(_JOIN_SECONDS if timeout_s is None else min(timeout_s, _JOIN_SECONDS))
 
 
 class _Buffer(Generic[T]):
@@ -71,10 +81,14 @@ class _Buffer(Generic[T]):
                 self._changed.notify_all()
             return not self._ended
 
-    def wait(self) -> bool:
-        """Wait for an item; False at the end. Raises the iterator's exception."""
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait for an item; False at the end. Raises the iterator's exception, or that nothing came in time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended)
+            if not self._changed.wait_for(lambda: self._items or self._ended, timeout_s):
+                raise DataTimeoutError(
+                    f"no batch came within {timeout_s:g} s. Here: {whereabouts}. The storage does not answer, or is "
+                    "slow: raise train.timeout_s"
+                )
             if not self._items and self._error is not None:
                 raise self._error
             return bool(self._items)

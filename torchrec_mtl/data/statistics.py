@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from torchrec_mtl.atomic import write_text
 from torchrec_mtl.data.arrow import Doubles
 
 _SMALLEST_RELATIVE_STD = 1e-12
@@ -85,7 +86,7 @@ class Statistics(_Record):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
-        Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -2,97 +2,35 @@
 
 from __future__ import annotations
 
-import enum
-import io
-import json
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import WriteItem
+from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from torchrec_mtl.training.distributed import on_rank_0
+from torchrec_mtl.atomic import sync_folder
+from torchrec_mtl.training.background import Background
+from torchrec_mtl.training.checkpoint_files import ChecksumWriter, Copied, TensorReader, WithoutCopies, damaged_files
+from torchrec_mtl.training.checkpoint_notes import CheckpointError, Notes, read_notes
+from torchrec_mtl.training.distributed import is_of_group, on_rank_0
 
-_ALLOWED_MODULES = frozenset({"torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"})
-_ALLOWED_NAMES = frozenset(
-    {
-        ("torch", "Size"),
-        ("pathlib", "PosixPath"),
-        ("pathlib._local", "PosixPath"),  # Python 3.13
-        ("torch.serialization", "_get_layout"),
-        ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
-    }
-)
-_ORIGIN, _OLD = "origin", ".old"
-_OF_NUMPY = frozenset({torch.float32, torch.float64, torch.float16})  # bfloat16 is not
+__all__ = ["CheckpointError", "Checkpoints", "TensorReader"]
 
+# DCP reads attributes of TorchRec's tables that warn for themselves. Set for good: the filters are those of the
+# process, and a thread that set them for a while would change them under the others.
+warnings.filterwarnings("ignore", message="Please use DTensor instead", category=FutureWarning)
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used."""
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """DCP pickles its metadata; a crafted file could run anything, so only its own handful of classes is let in."""
-
-    def find_class(self, module: str, name: str) -> object:
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if (module, name) == ("builtins", "getattr"):
-            return _enum_member
-        if module in _ALLOWED_MODULES or (module, name) in _ALLOWED_NAMES or is_dtype:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"refused {module}.{name}")
-
-
-def _enum_member(owner: object, name: str) -> enum.Enum:
-    """Stand in for ``getattr``, by which early releases of Python 3.11 pickle members of enumerations, and no more."""
-    if isinstance(owner, enum.EnumMeta) and name in owner.__members__:
-        return cast(enum.Enum, owner[name])
-    raise pickle.UnpicklingError(f"refused getattr of {name}")
-
-
-class TensorReader(FileSystemReader):
-    """Reads checkpoints that hold tensors only; refuses foreign classes and pickled entries."""
-
-    def read_metadata(self, *_args: object, **kwargs: object) -> Metadata:
-        """Read the metadata through the allow-list."""
-        path = Path(str(self._get_metadata_path(cast("int | None", kwargs.get("rank")))))
-        with path.open("rb") as file:
-            metadata: Metadata = _MetadataUnpickler(file).load()
-        pickled = [k for k, v in metadata.state_dict_metadata.items() if isinstance(v, BytesStorageMetadata)]
-        if pickled:
-            raise pickle.UnpicklingError(f"refused pickled entries {pickled[:3]}")
-        if metadata.storage_meta is None:
-            metadata.storage_meta = StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _WithoutCopies(DefaultSavePlanner):
-    """Has tables on the CPU written from where they are.
-
-    FBGEMM holds all tables in one tensor. DCP clones a part of a tensor before it writes it, and keeps the clones till
-    the file is whole: without this, saving took the tables' memory a second time.
-    """
-
-    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
-        """Return what is to be written; for a part of a tensor, a tensor of the same memory and no more than it."""
-        data = super().resolve_data(write_item)
-        if not isinstance(data, torch.Tensor) or data.device.type != "cpu" or data.dtype not in _OF_NUMPY:
-            return data
-        return torch.from_numpy(data.detach().numpy()) if data.is_contiguous() and data.numel() else data
+_ORIGIN, _OLD, _DAMAGED = "origin", ".old", "damaged-"
 
 
 class Checkpoints:
@@ -104,11 +42,23 @@ class Checkpoints:
     Args:
         run_dir: of the run.
         keep: how many to keep beside the best.
+        background: have `save` copy the state and return while a thread writes it; made on all ranks together.
+        timeout_s: longest wait of that thread for other ranks, seconds.
     """
 
-    def __init__(self, run_dir: str | Path, keep: int = 2) -> None:
+    def __init__(
+        self, run_dir: str | Path, keep: int = 2, *, background: bool = False, timeout_s: float = 600.0
+    ) -> None:
         self.folder = Path(run_dir) / "checkpoints"
         self.keep = keep
+        self._background: Background | None = None
+        self._group: dist.ProcessGroup | None = None
+        if background:
+            self._background = Background("checkpoint")
+            # A group of its own: what the ranks say to each other meanwhile must not be taken for it.
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        self._held: dict[MetadataIndex, torch.Tensor] = {}
+        self._intact: set[str] = set()
 
     def save(self, tensors: Mapping[str, Any], notes: Mapping[str, Any], *, step: int, best: bool) -> None:
         """Write on all ranks together.
@@ -120,10 +70,31 @@ class Checkpoints:
             best: it is the best so far.
 
         Raises:
-            CheckpointError: it could not be written, on all ranks.
+            CheckpointError: it, or one before it that was written meanwhile, could not be written, on all ranks.
         """
-        partial = self._write(tensors, _name(step))
-        on_rank_0(lambda: self._publish(partial, notes, step, best))
+        self.wait()
+        tensors = _without_empty(tensors)
+        if self._background is None:
+            self._save(tensors, WithoutCopies(), Notes(notes, best), step)
+            return
+        copied = Copied(tensors, self._held)
+        self._background.start(lambda: self._save(tensors, copied, Notes(notes, best), step))
+
+    def wait(self) -> None:
+        """Wait until what `save` began is written.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._background is not None:
+            self._background.wait()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Wait for the last checkpoint, but not for ranks that may be gone where the run ``failed``."""
+        if self._background is not None and failed:
+            self._background.leave(seconds=10.0)
+        self.wait()
+        self._held.clear()
 
     def save_origin(self, tensors: Mapping[str, Any]) -> None:
         """Write where later phases rewind to, on all ranks together; it stays however many checkpoints are kept.
@@ -131,37 +102,58 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written, on all ranks.
         """
-        partial = self._write(tensors, _ORIGIN)
-        on_rank_0(lambda: _replace(partial, self.folder / _ORIGIN))
+        self.wait()
+        partial, checksums = self._write(_without_empty(tensors), WithoutCopies(), _ORIGIN)
+        on_rank_0(lambda: _replace(partial, self.folder / _ORIGIN, Notes({}, False, checksums)))
 
     def load_origin(self, tensors: dict[str, Any]) -> None:
         """Load in place what `save_origin` wrote, on all ranks together.
 
         Raises:
-            CheckpointError: it is not there, or does not fit.
+            CheckpointError: it is not there, is damaged, or does not fit.
         """
-        self._load(tensors, self.folder / _ORIGIN)
+        self._load(tensors, _ORIGIN, remedy="start over with --fresh")
 
     def amend(self, notes: Mapping[str, Any], *, step: int, best: bool) -> None:
         """Write other notes beside the tensors saved at ``step``; on all ranks together."""
-        on_rank_0(lambda: _write_notes(self.folder / _name(step), notes, best))
+        self.wait()
+        on_rank_0(lambda: self._amend(self.folder / _name(step), notes, best))
 
     def index(self) -> dict[str, str]:
         """Return ``{"latest": name, "best": name}``, as far as there are any; torn checkpoints do not count."""
-        read = {folder.name: _read_notes(folder) for folder in sorted(self.folder.glob("step-*"))}
+        read = {folder.name: read_notes(folder) for folder in sorted(self.folder.glob("step-*"))}
         whole = [
             (name, stored)
             for name, stored in read.items()
             if stored is not None and (not name.endswith(_OLD) or read.get(name.removesuffix(_OLD)) is None)
         ]
-        best = [(name, stored) for name, stored in whole if stored["is_best"]]
+        best = [(name, stored) for name, stored in whole if stored.best]
         return {key: found[-1][0] for key, found in (("latest", whole), ("best", best)) if found}
 
     def notes(self, which: str) -> dict[str, Any] | None:
         """Return the notes of the ``latest`` or ``best`` checkpoint, or None where there is none."""
         name = self.index().get(which)
-        stored = None if name is None else _read_notes(self.folder / name)
-        return None if stored is None else dict(stored["notes"])
+        stored = None if name is None else read_notes(self.folder / name)
+        return None if stored is None else dict(stored.notes)
+
+    def set_damaged_aside(self) -> list[str]:
+        """Rename the latest checkpoint, while its files are not what was written; on all ranks together.
+
+        Returns:
+            One line a checkpoint set aside, the latest first.
+
+        Raises:
+            CheckpointError: none is left.
+        """
+        said: list[str] = []
+        while (name := on_rank_0(lambda: self.index().get("latest"))) is not None:
+            if not (problems := self._damage(name)):
+                return said
+            said.append(f"checkpoint {name} is damaged and was set aside as {_DAMAGED}{name}: {problems[0]}")
+            on_rank_0(lambda: self._set_aside(name))
+        if said:
+            raise CheckpointError("\n".join([*said, "no other checkpoint is left; start over with --fresh"]))
+        return said
 
     def load(self, tensors: dict[str, Any], which: str) -> None:
         """Load in place, on all ranks together; sharded tensors are re-sharded as needed.
@@ -172,14 +164,17 @@ class Checkpoints:
             which: ``latest`` or ``best``.
 
         Raises:
-            CheckpointError: there is none, it does not fit the model, or it holds more than tensors.
+            CheckpointError: there is none, it is damaged, does not fit the model, or holds more than tensors.
         """
         name = on_rank_0(lambda: self.index().get(which))
         if name is None:
             raise CheckpointError(f"no {which} checkpoint in {self.folder}; was the run trained?")
-        self._load(tensors, self.folder / name)
+        self._load(tensors, name, remedy="remove that folder to do without it")
 
-    def _load(self, tensors: dict[str, Any], path: Path) -> None:
+    def _load(self, tensors: dict[str, Any], name: str, *, remedy: str) -> None:
+        path = self.folder / name
+        if problems := self._damage(name):
+            raise CheckpointError(f"{path} is damaged: {problems[0]}; {remedy}")
         with _as_checkpoint_error(f"cannot load {path}"):
             stored = TensorReader(str(path)).read_metadata().state_dict_metadata
             rng = {k: v for k, v in tensors.get("rng", {}).items() if f"rng.{k}" in stored}
@@ -187,23 +182,54 @@ class Checkpoints:
             _check_names(wanted, stored)
             dcp.load(wanted, storage_reader=TensorReader(str(path)))
 
-    def _write(self, tensors: Mapping[str, Any], name: str) -> Path:
-        """Write the tensors to a folder of another name, and return it."""
+    def _damage(self, name: str) -> list[str]:
+        """Return what is wrong with a checkpoint's files; read through once in a process."""
+        if name in self._intact:
+            return []
+        stored = on_rank_0(lambda: read_notes(self.folder / name))
+        problems = damaged_files(self.folder / name, stored.checksums) if stored is not None else []
+        if not problems:
+            self._intact.add(name)
+        return problems
+
+    def _set_aside(self, name: str) -> None:
+        aside = self.folder / f"{_DAMAGED}{name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self.folder / name, aside)
+
+    def _save(self, tensors: Mapping[str, Any], planner: WithoutCopies, notes: Notes, step: int) -> None:
+        partial, checksums = self._write(tensors, planner, _name(step))
+        with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
+            whole = Notes(notes.notes, notes.best, checksums)
+            on_rank_0(lambda: self._publish(partial, whole, step), self._group)
+
+    def _write(self, tensors: Mapping[str, Any], planner: WithoutCopies, name: str) -> tuple[Path, dict[str, str]]:
+        """Write the tensors to a folder of another name; return it, and on rank 0 the checksums of all its files."""
         partial = self.folder / f".partial-{name}"
-        on_rank_0(lambda: self._prepare(partial))
-        with _as_checkpoint_error(f"cannot save {self.folder / name}"):
-            dcp.save(_without_empty(tensors), checkpoint_id=partial, planner=_WithoutCopies())
-        return partial
+        try:
+            with _as_checkpoint_error(f"cannot save {self.folder / name}"):
+                on_rank_0(lambda: self._prepare(partial), self._group)
+                writer = ChecksumWriter(partial)
+                dcp.save(dict(tensors), storage_writer=writer, planner=planner, process_group=self._group)
+                return partial, _gather(writer.checksums, self._group)
+        except CheckpointError:
+            if dist.get_rank() == 0:  # it may be the disk that is full
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
 
     def _prepare(self, partial: Path) -> None:
         for torn in self.folder.glob(".partial-*"):
             shutil.rmtree(torn, ignore_errors=True)
         partial.mkdir(parents=True)
 
-    def _publish(self, partial: Path, notes: Mapping[str, Any], step: int, best: bool) -> None:
-        _write_notes(partial, notes, best)
-        _replace(partial, self.folder / _name(step))
+    def _publish(self, partial: Path, notes: Notes, step: int) -> None:
+        self._intact.discard(_name(step))
+        _replace(partial, self.folder / _name(step), notes)
         self._prune()
+
+    def _amend(self, folder: Path, notes: Mapping[str, Any], best: bool) -> None:
+        stored = read_notes(folder)
+        Notes(notes, best, {} if stored is None else stored.checksums).write(folder)
 
     def _prune(self) -> None:
         chosen = self.index().values()
@@ -212,13 +238,15 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _replace(partial: Path, final: Path) -> None:
+def _replace(partial: Path, final: Path, notes: Notes) -> None:
     """Put a whole checkpoint in the place of one of the same step, which stays usable until then."""
+    notes.write(partial)
     old = final.with_name(final.name + _OLD)
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(final, old)
     os.replace(partial, final)
+    sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -226,24 +254,11 @@ def _name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def _write_notes(folder: Path, notes: Mapping[str, Any], best: bool) -> None:
-    partial = folder / ".notes.json"
-    with partial.open("w") as file:
-        file.write(json.dumps({"is_best": best, "notes": notes}, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / "notes.json")
-
-
-def _read_notes(folder: Path) -> dict[str, Any] | None:
-    """Return what was written beside a checkpoint, or None where it is not whole."""
-    if not (folder / ".metadata").is_file():
-        return None
-    try:
-        stored = json.loads((folder / "notes.json").read_text())
-    except (FileNotFoundError, ValueError):  # another failure to read must not pass for a torn checkpoint
-        return None
-    return stored if isinstance(stored, dict) and {"is_best", "notes"} <= stored.keys() else None
+def _gather(mine: Mapping[str, str], group: dist.ProcessGroup | None) -> dict[str, str]:
+    """Return the entries of all ranks, on rank 0."""
+    of_ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(dict(mine), of_ranks, dst=0, group=group)
+    return {name: value for of_rank in of_ranks or () for name, value in of_rank.items()}
 
 
 def _without_empty(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,12 +286,9 @@ def _check_names(tensors: Mapping[str, Any], stored: Collection[str]) -> None:
 def _as_checkpoint_error(what: str) -> Iterator[None]:
     """Turn every failure into one `CheckpointError` of one line; DCP's ``CheckpointException`` is no ``Exception``."""
     try:
-        with warnings.catch_warnings():
-            # DCP reads attributes of TorchRec's tables that warn for themselves.
-            warnings.filterwarnings("ignore", message="Please use DTensor instead", category=FutureWarning)
-            yield
+        yield
     except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if isinstance(error, (KeyboardInterrupt, SystemExit, CheckpointError)) or is_of_group(error):
             raise
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
         raise CheckpointError(f"{what}: {reason.strip()}") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +16,47 @@ import torch.distributed as dist
 
 from torchrec_mtl.device import has_cuda
 from torchrec_mtl.training.allocator import keep_freed_memory
+from torchrec_mtl.whereabouts import whereabouts
 
 T = TypeVar("T")
+
+NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Set to 1, it has torchrun begin every attempt with a store of its own."""
+
+_OF_GLOO = re.compile(r"gloo/|Connection (closed|reset) by peer|Timed out waiting|Broken pipe|Application timeout")
+
+
+class LostRanksError(RuntimeError):
+    """Another rank did not come in time, or ended; what that one says is the cause."""
+
+
+class OtherRankError(RuntimeError):
+    """Rank 0 failed, and tells its users why."""
+
+
+def is_of_group(error: BaseException) -> bool:
+    """Return whether a collective failed because of another rank: it ended, or did not come in time."""
+    if isinstance(error, LostRanksError) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or bool(_OF_GLOO.search(str(error)))
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Turn the failure of a collective into a `LostRanksError` that says where this rank stood."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_of_group(error):
+            raise
+        late = re.search(r"[Tt]imed? ?out", str(error))
+        what = (
+            "another rank did not come in time (train.timeout_s); if it was only slow, raise that"
+            if late
+            else "another rank ended; what it says is the cause"
+        )
+        reason = str(error).strip().splitlines()[0][:200]
+        raise LostRanksError(f"{what}. Here: {whereabouts}. ({reason})") from error
 
 
 @contextmanager
@@ -38,8 +78,10 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: fl
     # Evaluation gathers on the CPU whatever the device.
     backend = "cpu:gloo,cuda:nccl" if local.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming_lost_ranks():
         if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
+            _refuse_old_addresses(os.environ)
+            whereabouts.at("meeting the other ranks")
             dist.init_process_group(backend, timeout=timeout)
         else:
             store = dist.FileStore(str(Path(folder) / "store"), 1)
@@ -48,6 +90,21 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: fl
             yield local
         finally:
             dist.destroy_process_group()
+
+
+def _refuse_old_addresses(environment: Mapping[str, str]) -> None:
+    """Refuse a restart in which ranks would find the addresses of their dead predecessors.
+
+    torchrun of torch 2.13 keeps its store for all attempts, and a rank that reads an address before its successor has
+    written it connects to nobody: half a minute later the restart has failed, too.
+    """
+    again = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if again and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            "torchrun restarted the ranks with the store of those before, in which they would find addresses of dead "
+            f"ranks. Set {NEW_STORE}=1 in the environment of torchrun, as components/train.py does; the run goes on "
+            "from its last checkpoint"
+        )
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -63,11 +120,18 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return local
 
 
-def on_rank_0(action: Callable[[], T]) -> T:
+def on_rank_0(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Run ``action`` on rank 0 and return its result on every rank; an error there is raised on every rank.
 
-    A ``ValueError`` keeps its type, anything else becomes a ``RuntimeError`` on the other ranks. The result travels
-    pickled between the job's own processes.
+    The result travels pickled between the job's own processes.
+
+    Args:
+        action: what to do.
+        group: whose ranks wait; by default all.
+
+    Raises:
+        ValueError: as raised by ``action``.
+        OtherRankError: ``action`` raised something else, on the other ranks.
     """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
@@ -77,14 +141,21 @@ def on_rank_0(action: Callable[[], T]) -> T:
         except Exception as error:  # raised below, after the other ranks know
             failure, outcome[1] = error, (isinstance(error, ValueError), str(error))
     if dist.get_world_size() > 1:
-        dist.broadcast_object_list(outcome, src=0)
+        dist.broadcast_object_list(outcome, src=0, group=group)
     if failure is not None:
         raise failure
     if outcome[1] is not None:
         is_value_error, message = outcome[1]
-        raise (ValueError if is_value_error else RuntimeError)(message)
+        raise (ValueError if is_value_error else OtherRankError)(message)
     result: T = outcome[0]
     return result
+
+
+def on_rank_0_alone(action: Callable[[], T]) -> T | None:
+    """Run ``action`` on rank 0 and return its result there, None elsewhere; errors are raised as by `on_rank_0`."""
+    kept: list[T] = []
+    on_rank_0(lambda: kept.append(action()))
+    return kept[0] if kept else None
 
 
 def once_a_node(action: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from torchrec_mtl.atomic import write_text
 from torchrec_mtl.findings import Finding, MatrixFinding, TableFinding, shown
 
 FILE = "findings.json"
@@ -28,7 +29,7 @@ def save_findings(path: Path, findings: Sequence[Finding]) -> None:
     plain = [
         {"kind": "table" if isinstance(finding, TableFinding) else "matrix", **asdict(finding)} for finding in findings
     ]
-    path.write_text(json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n")
 
 
 def load_findings(path: Path) -> tuple[Finding, ...]:

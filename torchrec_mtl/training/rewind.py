@@ -38,13 +38,15 @@ def rewind(session: Session, checkpoints: Checkpoints | None, *, tables: bool, u
 
     Args:
         session: a run.
-        checkpoints: holds the origin; None: back to step 0, from the seed.
+        checkpoints: holds the origin; None: back to step 0, from the seed, or from what the run was started from.
         tables: the tables and their optimizer too, or the dense part alone.
         updates: steps that the tables have then seen, for the fused optimizers that count them.
 
     Raises:
         CheckpointError: the origin is not there, or does not fit.
     """
+    if checkpoints is None and session.config.init_from is not None:
+        checkpoints = Checkpoints(session.config.run_dir)  # step 0 was another run's, and was kept as the origin
     with _kept(session):
         if checkpoints is None:
             _begin_anew(session, tables=tables)

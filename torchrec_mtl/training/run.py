@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,35 +14,34 @@ from types import FrameType
 import torch
 from rich.console import Console
 
+from torchrec_mtl.atomic import write_text
+from torchrec_mtl.collectives import rank
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.collect import collect
-from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.fingerprint import Fingerprint
-from torchrec_mtl.data.preflight import check_keys, check_negatives, check_retrieval, check_schema
+from torchrec_mtl.data.splits import Files as Files
+from torchrec_mtl.data.splits import missing_files as missing_files
+from torchrec_mtl.data.splits import open_data as open_data
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.findings import Finding
+from torchrec_mtl.noise import stable_seed
 from torchrec_mtl.training.candidates import read_candidates
 from torchrec_mtl.training.checkpoint import Checkpoints
-from torchrec_mtl.training.distributed import on_rank_0, once_a_node
+from torchrec_mtl.training.distributed import naming_lost_ranks, on_rank_0, once_a_node
 from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
 from torchrec_mtl.training.findings import FILE as FINDINGS
 from torchrec_mtl.training.findings import save_findings
-from torchrec_mtl.training.run_dir import best_or_latest, enter
+from torchrec_mtl.training.run_dir import best_or_latest, enter, leave_nothing, locked
+from torchrec_mtl.training.saving import open_checkpoints
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.sharding import refused_in_runs
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
 from torchrec_mtl.training.state import TrainState
-from torchrec_mtl.training.trainer import Trainer, is_main
-
-
-@dataclass(frozen=True)
-class Files:
-    """Opened data files."""
-
-    train: tuple[DataFile, ...]
-    eval: tuple[DataFile, ...] | None
-    test: tuple[DataFile, ...] | None
+from torchrec_mtl.training.stored_run import StoredRun
+from torchrec_mtl.training.trainer import InterruptedTrainingError, Trainer, is_main
+from torchrec_mtl.training.warm_start import begin_from, find_source
+from torchrec_mtl.whereabouts import telling_standstills, whereabouts
 
 
 @dataclass(frozen=True)
@@ -75,22 +74,38 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
         fresh: forget what ``run_dir`` holds.
         console: for rank 0.
 
+    torch's own generator is seeded by ``train.seed`` and the rank.
+
     Raises:
         ValueError: the data do not fit the config, or ``run_dir`` holds another run.
         InterruptedTrainingError: a signal asked to stop; the state is saved.
     """
     if problems := refused_in_runs(config):
         raise ConfigError(problems, source="config")
-    console = console or Console()
-    run_dir = Path(config.run_dir)
-    once_a_node(lambda: prepare_data(config, console))
-    files = open_data(config)
-    fingerprint = Fingerprint.of(files.train)
-    enter(run_dir, config, fresh=fresh)
+    with naming_lost_ranks(), telling_standstills(config.train.timeout_s / 2):
+        whereabouts.at("preparing the data")
+        once_a_node(lambda: prepare_data(config, console or Console()))
+        files = open_data(config)
+        with locked(Path(config.run_dir)):
+            source = find_source(config, fresh=fresh)  # first: entering forgets what a fresh run takes the place of
+            enter(Path(config.run_dir), config, fresh=fresh)
+            return _run(config, files, source, device, console or Console())
+
+
+def _run(
+    config: RunConfig, files: Files, source: StoredRun | None, device: torch.device, console: Console
+) -> RunResult:
+    run_dir, fingerprint = Path(config.run_dir), Fingerprint.of(files.train)
+    torch.manual_seed(stable_seed(config.train.seed, "rank", rank()))  # ours draw from `Noise`, a plug-in may not
+    whereabouts.at("reading the data once on rank 0, for statistics and bad values")
     statistics = on_rank_0(lambda: _statistics(run_dir, files, config, console))
-    checkpoints = Checkpoints(run_dir, keep=config.train.keep)
+    whereabouts.at("building the model")
     session = open_session(config, statistics, device, candidates=read_candidates(config, files.train, statistics))
+    checkpoints = open_checkpoints(session)
+    whereabouts.at("reading the last checkpoint")
     state = _resume(session, checkpoints, fingerprint, console)
+    if source is not None:
+        begin_from(source, session, state, checkpoints=checkpoints, files=files.train, console=console)
     trained = not state.finished
     if trained:
         _train(session, state, files, checkpoints, run_dir, console)
@@ -107,62 +122,6 @@ def prepare_data(config: RunConfig, console: Console) -> None:
     done = subprocess.run([sys.executable, script, "--out", str(out)], check=False)
     if done.returncode:
         raise ValueError(f"data.prepare: {script} failed with exit status {done.returncode}; see its message above")
-
-
-def missing_files(config: RunConfig) -> list[str]:
-    """Return the local files named by the config (globs and URIs aside) that do not exist."""
-    data, items = config.data, config.retrieval.items if config.retrieval is not None else ()
-    return [p for p in (*data.train, *(data.eval or ()), *(data.test or ()), *items) if _is_missing_file(p)]
-
-
-def _is_missing_file(pattern: str) -> bool:
-    return "://" not in pattern and not any(c in pattern for c in "*?[") and not Path(pattern).exists()
-
-
-def open_data(config: RunConfig) -> Files:
-    """Open all files and check their schemas, all problems at once.
-
-    Raises:
-        ConfigError: files are missing or unreadable, or columns do not fit.
-    """
-    problems: list[str] = []
-    opened: dict[str, tuple[DataFile, ...]] = {}
-    for split in ("train", "eval", "test"):
-        patterns: Sequence[str] | None = getattr(config.data, split)
-        if patterns is None:
-            continue
-        try:
-            opened[split] = open_files(patterns)
-        except ValueError as error:
-            problems += [f"data.{split}: {line}" for line in str(error).splitlines()]
-            continue
-        found = [*check_schema(opened[split], config), *check_keys(opened[split], config)]
-        if config.retrieval is not None and split != "train":
-            found += _check_corpus(opened[split], config)
-        elif config.retrieval is not None and config.retrieval.negatives is not None:
-            found += _check_negatives(opened[split], config)
-        problems += [f"data.{split}: {p}" for p in found]
-    if problems:
-        raise ConfigError(problems, source="data")
-    return Files(opened["train"], opened.get("eval"), opened.get("test"))
-
-
-def _check_corpus(rows: Sequence[DataFile], config: RunConfig) -> list[str]:
-    assert config.retrieval is not None
-    try:
-        return check_retrieval(rows, open_files(config.retrieval.items), config)
-    except ValueError as error:
-        return [f"retrieval.items: {line}" for line in str(error).splitlines()]
-
-
-def _check_negatives(train: Sequence[DataFile], config: RunConfig) -> list[str]:
-    assert config.retrieval is not None
-    assert config.retrieval.negatives is not None
-    found = config.retrieval.negatives.found
-    try:
-        return check_negatives(train, open_files(config.retrieval.items), open_files(found) if found else (), config)
-    except ValueError as error:
-        return [f"retrieval.negatives: {line}" for line in str(error).splitlines()]
 
 
 def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console) -> Statistics:
@@ -184,6 +143,7 @@ def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console
             inside = f"where its space '{task.space}' is 1" if task.space is not None else "with a positive weight"
             problems.append(f"data.train: task '{task.name}' has no row {inside}; it would learn nothing: remove it")
     if problems:
+        leave_nothing(run_dir)
         raise ConfigError(problems, source="data")
     for split, statistics in found.items():
         for what, count in statistics.tolerated.items():
@@ -193,6 +153,10 @@ def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console
 
 
 def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint, console: Console) -> TrainState:
+    damaged = checkpoints.set_damaged_aside()
+    if is_main():
+        for line in damaged:
+            console.print(line, highlight=False, soft_wrap=True)
     notes = on_rank_0(lambda: checkpoints.notes("latest"))
     mark = fingerprint.model_dump(mode="json")
     if notes is None:
@@ -222,12 +186,18 @@ def _train(
             ProgressSink(console, trainer.total_steps, state.step),
         ]
     trainer.sinks = sinks
+    ended = False
     try:
         with _stop_on_signals(session):
             trainer.fit()
+        ended = True
+    except InterruptedTrainingError:
+        ended = True
+        raise
     finally:
         for sink in sinks:
             sink.close()
+        checkpoints.close(failed=not ended)
 
 
 @contextmanager
@@ -265,7 +235,7 @@ def _final(
     evaluation = session.evaluate(data)
     references: dict[str, Metrics] = {}
     if is_main():
-        (run_dir / "metrics.json").write_text(as_json(step, evaluation) + "\n")
+        write_text(run_dir / "metrics.json", as_json(step, evaluation) + "\n")
         if session.config.train.references:
             from torchrec_mtl.training.reference_rows import reference_metrics  # scipy: slow to import, seldom asked
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
+import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import torch.distributed as dist
 import yaml
 
+from torchrec_mtl.atomic import write_text
 from torchrec_mtl.config.load import ConfigError, dump, load_config
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
-from torchrec_mtl.training.distributed import on_rank_0
+from torchrec_mtl.training.distributed import on_rank_0, on_rank_0_alone
 
 # Keys that may differ when a run goes on: they change what is shown, kept, or how far it goes, not what a step does.
 # The training data is guarded by its fingerprint, so the files may have moved.
@@ -23,12 +29,17 @@ _MAY_DIFFER = frozenset(
     [
         *(f"data.{key}" for key in ("prefetch", "prepare", "test", "train")),
         "features.tables.*.sharding",
+        "init_from",
         "run_dir",
         *(f"train.{key}" for key in ("checkpoint_every", "device", "keep", "log_every", "pipeline", "references")),
-        *(f"train.{key}" for key in ("timeout_s", "window")),
+        *(f"train.{key}" for key in ("save", "timeout_s", "window")),
     ]
 )
-_FILES = ("config.yaml", "statistics.json", "metrics.json", "metrics.jsonl", "findings.json", "report.html")
+_LOCK = ".lock"
+_FILES = (
+    *("config.yaml", "statistics.json", "init_from.json"),
+    *("metrics.json", "metrics.jsonl", "findings.json", "report.html"),
+)
 
 
 def enter(run_dir: Path, config: RunConfig, *, fresh: bool) -> None:
@@ -62,7 +73,58 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
     elif old is not None:
         _forget(run_dir)  # the run never came to a checkpoint: there is nothing to lose
     run_dir.mkdir(parents=True, exist_ok=True)
-    saved.write_text(dump(config))
+    write_text(saved, dump(config))
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from writing to ``run_dir``, on all ranks together; a killed process holds no lock.
+
+    Raises:
+        ValueError: another process writes there, or no folder can be made there.
+    """
+    held = on_rank_0_alone(lambda: lock(run_dir))
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.close()
+
+
+def lock(run_dir: Path) -> TextIO:
+    """Take the lock of a run's folder, which is held until the file returned is closed, or the process ends.
+
+    Raises:
+        ValueError: another process holds it, or no folder can be made there.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / _LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"run_dir {run_dir} cannot be written: {error.strerror}; take another run_dir") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise ValueError(
+            f"run_dir {run_dir} is being written by {holder}; wait for it, stop it, or take another run_dir"
+        ) from None
+    except OSError:  # a file system without locks
+        return file
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def leave_nothing(run_dir: Path) -> None:
+    """Take back what `locked` and `enter` made, where the data turn out to be bad before the run has anything."""
+    for name in ("config.yaml", _LOCK):
+        (run_dir / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else lies there
+        run_dir.rmdir()
 
 
 def _read_config(path: Path) -> Mapping[str, object] | None:
@@ -78,7 +140,8 @@ def _read_config(path: Path) -> Mapping[str, object] | None:
 
 
 def _forget(run_dir: Path) -> None:
-    for pattern in ("checkpoints/step-*", "checkpoints/origin", "checkpoints/.partial-*", "tb"):
+    checkpoints = (f"checkpoints/{name}" for name in ("step-*", "origin", ".partial-*", "damaged-*"))
+    for pattern in (*checkpoints, "tb"):
         for folder in run_dir.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
     for name in _FILES:

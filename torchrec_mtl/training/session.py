@@ -83,7 +83,7 @@ class Session:
         batches = reader.epoch(epoch, first_step)
         if self.device.type == "cuda":
             batches = (batch.pin_memory() for batch in batches)
-        return prefetch(batches, self.config.data.prefetch)
+        return prefetch(batches, self.config.data.prefetch, self.config.train.timeout_s)
 
     def run(self, batches: Iterator[Batch]) -> Iterator[StepOutput]:
         """Put batches through the pipeline: training steps in train mode, forward passes in evaluation mode.

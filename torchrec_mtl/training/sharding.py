@@ -25,6 +25,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ModuleSharder
 
+from torchrec_mtl.config.checks import refused_in_runs as refused_in_runs
 from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.embeddings import initialise_tables, table_copies
@@ -125,16 +126,6 @@ def make_planner(config: RunConfig, topology: Topology, stats: Stats | None = No
         batch_size=config.data.batch_size // topology.world_size,
         stats=stats,
     )
-
-
-def refused_in_runs(config: RunConfig) -> list[str]:
-    """Return what only models with unsharded tables can do, with the remedy."""
-    if getattr(config.gradient, "exact", None) != "dense":
-        return []
-    return [
-        "gradient.exact: dense is for tables that are ordinary parameters (build_model(..., tables='cpu')), and a run "
-        "shards and fuses them; use exact: rows, which gives the same Gramian"
-    ]
 
 
 def _host_memory() -> int:

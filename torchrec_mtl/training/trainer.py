@@ -24,6 +24,7 @@ from torchrec_mtl.training.session import Session, take
 from torchrec_mtl.training.sinks import MetricSink, ProgressSink
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.window import StepSums, WindowMetrics
+from torchrec_mtl.whereabouts import whereabouts
 
 
 class InterruptedTrainingError(Exception):
@@ -77,6 +78,7 @@ class Trainer:
                 f"begins after step {before}: what is trained is no finished model"
             )
         while not state.finished:
+            self._at("training")
             self.session.objective.head.begin_phase(self._phase)
             self.session.objective.activate(self._phase.tasks)
             self._epoch()
@@ -153,11 +155,16 @@ class Trainer:
             self.state.step += 1
             self.state.epoch_step += 1
             self.state.updates += 1
+            self._at("training")
             self._observe(output)
             self._prepare_step()  # first, so that what is saved or evaluated now does not depend on a stop
             if output.stop:
                 self._save(best=False)
                 raise InterruptedTrainingError(f"stopped after step {self.state.step}")
+
+    def _at(self, doing: str) -> None:
+        """Note where this rank stands, for the message of a wait that is too long."""
+        whereabouts.at(doing, step=self.state.step, phase=self._phase.name)
 
     def _prepare_step(self) -> None:
         done, total = self._phase_progress(self.state.step)
@@ -245,6 +252,7 @@ class Trainer:
     def _evaluate(self, files: Sequence[DataFile]) -> tuple[bool, Metrics]:
         """Return whether the model is the best so far, and the metrics of the phase's tasks."""
         phase = self._phase
+        self._at("evaluating")
         self.session.objective.activate(phase.tasks)  # all of them, where a step trains one
         evaluation: Evaluation = self.session.evaluate(files)
         metrics = {t: m for t, m in evaluation.tasks.items() if phase.tasks is None or t in phase.tasks}
@@ -261,6 +269,7 @@ class Trainer:
         return patience is not None and self.state.stale >= patience
 
     def _save(self, *, best: bool) -> None:
+        self._at("saving a checkpoint")
         step, notes = self.state.step, self.state.notes()
         if self._saved_step == step:
             self.checkpoints.amend(notes, step=step, best=best)

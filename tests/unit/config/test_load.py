@@ -15,7 +15,7 @@ from torchrec_mtl.config.load import ConfigError, dump, load_config, parse
 from torchrec_mtl.config.text import read_yaml, write_yaml
 from torchrec_mtl.config.training import TrainConfig
 
-SECTIONS = "data:, features:, tasks:, bottom:, head:, gradient:, retrieval:, optim:, train:, run_dir:"
+SECTIONS = "data:, features:, tasks:, bottom:, head:, gradient:, retrieval:, optim:, train:, init_from:, run_dir:"
 BROKEN = {
     "": f"the file is empty; a run is a mapping of {SECTIONS}",
     "# nothing yet\n": f"the file is empty; a run is a mapping of {SECTIONS}",

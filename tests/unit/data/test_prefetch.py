@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from torchrec_mtl.data.prefetch import prefetch
+from torchrec_mtl.data.prefetch import DataTimeoutError, prefetch
+from torchrec_mtl.whereabouts import whereabouts
 
 
 def threads():
@@ -46,6 +47,22 @@ def test_exception_comes_after_the_items_before_it():
         next(items)
     assert error.traceback[-1].name == "broken"
     assert threads() == []
+
+
+def test_a_wait_that_is_too_long_names_the_file():
+    answers = threading.Event()
+
+    def silent():
+        yield 1
+        whereabouts.reads("s3://bucket/part-7.parquet, row group 3")
+        answers.wait()
+
+    items = prefetch(silent(), depth=2, timeout_s=0.3)
+    assert next(items) == 1
+    threading.Timer(0.6, answers.set).start()  # the thread is left to itself, and may end
+    with pytest.raises(DataTimeoutError, match=r"within 0\.3 s.*part-7\.parquet, row group 3\. .*train\.timeout_s"):
+        next(items)
+    answers.set()
 
 
 @pytest.mark.parametrize("stop", ["close", "collect", "throw"])

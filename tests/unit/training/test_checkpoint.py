@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
-from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints, _MetadataUnpickler
+from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.distributed import process_group
 
 
@@ -33,8 +28,8 @@ def tensors(value: float) -> dict[str, Any]:
     }
 
 
-def saved(run_dir: Path, *steps: int, best: int | None = None, keep: int = 2) -> Checkpoints:
-    checkpoints = Checkpoints(run_dir, keep=keep)
+def saved(run_dir: Path, *steps: int, best: int | None = None, keep: int = 2, background: bool = False) -> Checkpoints:
+    checkpoints = Checkpoints(run_dir, keep=keep, background=background)
     for step in steps:
         checkpoints.save(tensors(step), {"step": step}, step=step, best=step == best)
     return checkpoints
@@ -73,7 +68,9 @@ def test_the_last_are_kept_and_the_best(tmp_path: Path) -> None:
     assert steps(saved(tmp_path / "b", 10, 20, 30, 40, best=40)) == ["30", "40"]
     assert steps(saved(tmp_path / "c", 10, 20, 30, keep=1)) == ["30"]
     assert steps(saved(tmp_path / "d", 10, 20, 30, best=10, keep=1)) == ["10", "30"]
-    assert steps(saved(tmp_path / "e", *range(10, 90, 10), keep=5)) == ["40", "50", "60", "70", "80"]
+    many = saved(tmp_path / "e", *range(10, 90, 10), keep=5, background=True)
+    many.close()
+    assert steps(many) == ["40", "50", "60", "70", "80"]
 
 
 def test_the_best_is_the_last_that_was(tmp_path: Path) -> None:
@@ -124,70 +121,51 @@ def test_a_write_that_is_killed_leaves_the_one_before(tmp_path: Path, monkeypatc
     assert [p.name for p in sorted(checkpoints.folder.iterdir())] == ["step-000000005", "step-000000009"]
 
 
-def test_a_full_disk_is_a_checkpoint_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_leaves_the_one_before_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torch.distributed.checkpoint.filesystem._write_item", full)
-    with pytest.raises(CheckpointError, match=r"cannot save .*step-000000005: .*No space left on device"):
-        saved(tmp_path, 5)
+    checkpoints = saved(tmp_path, 4, best=4, background=background)
+    checkpoints.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.distributed.checkpoint.filesystem._write_item", full)
+        with pytest.raises(CheckpointError, match=r"cannot save .*step-000000005: .*No space left on device"):
+            save_and_wait(checkpoints, 5)
+    assert [p.name for p in checkpoints.folder.iterdir()] == ["step-000000004"]
+    checkpoints.load(tensors(0.0), "latest")
+    checkpoints.save(tensors(6), {"step": 6}, step=6, best=False)
+    checkpoints.close()
+    assert checkpoints.index()["latest"] == "step-000000006"
 
 
-class Evil:
-    """Runs a command where it is unpickled."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.system, (f"touch {self.proof}",))
+def save_and_wait(checkpoints: Checkpoints, step: int) -> None:
+    checkpoints.save(tensors(step), {"step": step}, step=step, best=False)
+    checkpoints.wait()
 
 
-def test_crafted_metadata_runs_nothing(tmp_path: Path) -> None:
-    checkpoints, proof = saved(tmp_path, 5), tmp_path / "proof"
-    (checkpoints.folder / "step-000000005" / ".metadata").write_bytes(pickle.dumps(Evil(proof)))
-    with pytest.raises(CheckpointError, match=r"refused posix\.system"):
-        checkpoints.load(tensors(0.0), "latest")
-    assert not proof.exists()
+def test_in_the_background_what_was_there_when_it_was_asked_for_is_saved(tmp_path: Path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=3, background=True), tensors(1.0)
+    for step in (1, 2, 3):
+        state["model"]["head.bias"].fill_(step)
+        checkpoints.save(state, {"step": step}, step=step, best=step == 2)
+        state["model"]["head.bias"].fill_(-1.0)  # training goes on
+    checkpoints.close()
+    assert checkpoints.index() == {"latest": "step-000000003", "best": "step-000000002"}
+    for which, step in (("latest", 3), ("best", 2)):
+        found = tensors(0.0)
+        checkpoints.load(found, which)
+        assert bool((found["model"]["head.bias"] == step).all())
+        assert bool((found["model"]["head.weight"] == 1).all())
 
 
-class ByName:
-    """Pickles as members of enumerations do in the first releases of Python 3.11: by ``getattr``."""
-
-    def __init__(self, owner: object, name: str) -> None:
-        self.parts = owner, name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, self.parts
-
-
-def test_members_of_enumerations_may_be_pickled_by_name() -> None:
-    stored = io.BytesIO(pickle.dumps(ByName(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT")))
-    assert _MetadataUnpickler(stored).load() is _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (_MEM_FORMAT_ENCODING, "__class__"),
-        (_MEM_FORMAT_ENCODING, "mro"),
-        (torch.Size, "__subclasses__"),
-        ("text", "format"),
-    ],
-)
-def test_nothing_else_is_reached_by_name(owner: object, name: str) -> None:
-    with pytest.raises(pickle.UnpicklingError, match=f"refused getattr of {name}"):
-        _MetadataUnpickler(io.BytesIO(pickle.dumps(ByName(owner, name)))).load()
-
-
-def test_pickled_entries_are_refused(tmp_path: Path) -> None:
-    checkpoints, proof = saved(tmp_path, 5), tmp_path / "proof"
-    folder, other = checkpoints.folder / "step-000000005", tmp_path / "other"
-    dcp.save({**tensors(5), "model": {"evil": Evil(proof)}}, checkpoint_id=other)
-    shutil.copytree(other, folder, dirs_exist_ok=True)
-    with pytest.raises(CheckpointError, match=r"refused pickled entries.*model.evil"):
-        checkpoints.load(tensors(0.0), "latest")
-    assert not proof.exists()
+def test_notes_are_amended_after_what_is_being_written(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5, background=True)
+    checkpoints.amend({"step": 5, "finished": True}, step=5, best=True)
+    assert checkpoints.notes("best") == {"step": 5, "finished": True}
+    assert not checkpoints.set_damaged_aside()
 
 
 def without(key: str) -> dict[str, Any]:

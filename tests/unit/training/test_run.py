@@ -78,7 +78,7 @@ def test_bad_values_of_all_splits_are_reported_together_before_training(
         assert all(f"{split}.parquet" in line for line in mine)
         assert any("feature 'user_id'" in line and f": {count} ids outside table 'user'" in line for line in mine)
         assert any("task 'click'" in line and f": {count} null labels" in line for line in mine)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.yaml"}  # not one step
+    assert not (tmp_path / "run").exists()  # not one step
 
 
 @pytest.mark.parametrize(("bad_ids", "done"), [("drop", "left out"), ("clamp", "put on row 0")])

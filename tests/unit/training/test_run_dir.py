@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from tests.runs import raw_config
 from torchrec_mtl.config.load import ConfigError, parse
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.distributed import process_group
-from torchrec_mtl.training.run_dir import enter
+from torchrec_mtl.training.run_dir import enter, leave_nothing, lock, locked
 
 FOREIGN_CONFIGS = {
     "another program's": "name: llama\nhead: 3\n",
@@ -151,3 +154,54 @@ def test_fresh_removes_the_runs_own_files_only(run_dir: Path) -> None:
 def test_no_token_is_left(run_dir: Path) -> None:
     go_in(run_dir)
     assert set(contents(run_dir)) == {"config.yaml"}
+
+
+def test_two_writers_are_kept_apart(run_dir: Path) -> None:
+    with locked(run_dir):
+        with pytest.raises(ValueError, match=rf"is being written by process {os.getpid()} on .*; wait for it, stop it"):
+            lock(run_dir)
+        go_in(run_dir)
+    with locked(run_dir):  # given back
+        go_in(run_dir)
+
+
+def test_a_killed_process_holds_no_lock(run_dir: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run_dir)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(ValueError, match=f"is being written by process {holder.pid} on "):
+            lock(run_dir)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with locked(run_dir):
+        go_in(run_dir)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from torchrec_mtl.training.run_dir import lock
+held = lock(Path(sys.argv[1]))
+print("locked", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_run_dir_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"run_dir .*file/run cannot be written: Not a directory"):
+        lock(tmp_path / "file" / "run")
+
+
+def test_bad_data_leave_no_folder_behind(run_dir: Path) -> None:
+    with locked(run_dir):
+        go_in(run_dir)
+        leave_nothing(run_dir)
+    assert not run_dir.exists()
+    put(run_dir / "mine.txt")
+    with locked(run_dir):
+        go_in(run_dir)
+        leave_nothing(run_dir)
+    assert set(contents(run_dir)) == {"mine.txt"}

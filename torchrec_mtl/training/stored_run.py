@@ -1,0 +1,73 @@
+"""Another run as a source of tensors: its config as written, and which of its checkpoints is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
+from torchrec_mtl.training.checkpoint_notes import read_notes
+from torchrec_mtl.training.run_dir import best_or_latest
+
+Which = Literal["best", "latest"]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A checkpoint of a run.
+
+    Attributes:
+        path: folder of the checkpoint.
+        step: its step.
+        updates: steps that its tables have seen.
+        checksums: of the checkpoint's files, as noted when it was written.
+        config: the run's config as plain values; not checked, it may be of an older version.
+    """
+
+    path: Path
+    step: int
+    updates: int
+    checksums: Mapping[str, str]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, run: str | Path, which: Which | None = None) -> Self:
+        """Look a run up.
+
+        Args:
+            run: its ``run_dir``.
+            which: the checkpoint; by default the best where evaluations chose one.
+
+        Raises:
+            ValueError: it is no run.
+            CheckpointError: it has no such checkpoint.
+        """
+        run_dir, config = Path(run), None
+        if (run_dir / "config.yaml").is_file():
+            try:
+                config = yaml.safe_load((run_dir / "config.yaml").read_bytes())
+            except yaml.YAMLError:
+                config = None
+        if not isinstance(config, dict) or not {"data", "head", "run_dir"} <= config.keys():
+            raise ValueError(f"{run_dir} is not a run: it has no config.yaml of one. Give the run_dir of a training")
+        checkpoints = Checkpoints(run_dir)
+        which = which or ("best" if best_or_latest(checkpoints) == "best" else "latest")
+        names = checkpoints.index()
+        folder = checkpoints.folder / names.get(which, "")
+        written = read_notes(folder) if which in names else None
+        if written is None:
+            hint = "it has a latest one" if names else "was the run trained?"
+            raise CheckpointError(f"no {which} checkpoint in {checkpoints.folder}; {hint}")
+        step = int(written.notes["step"])
+        return cls(folder, step, int(written.notes.get("updates", step)), written.checksums, config)
+
+    def section(self, *keys: str) -> Any:  # noqa: ANN401
+        """Return what the config has under ``keys``, None where nothing."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
