@@ -20,7 +20,7 @@ export CUDA_VISIBLE_DEVICES :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train test lint format types check doctor wheel clean
+.PHONY: help setup data train test lint format types check doctor wheel image clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -45,6 +45,7 @@ lint: setup  ## Check style and spelling
 	ruff check
 	ruff format --check
 	codespell
+	hadolint docker/Dockerfile docker/Dockerfile.cpu
 
 format: setup  ## Mend what ruff can mend
 	ruff check --fix
@@ -60,6 +61,10 @@ doctor: setup  ## Name what is wrong with the environment, and the command that 
 
 wheel: setup  ## Build the wheel into dist/
 	python -m build --wheel --no-isolation
+
+image:  ## Build the container image torchrec-mtl:latest, or :cuda (needs Docker)
+	docker build -f docker/$(if $(filter cuda,$(DEVICE)),Dockerfile,Dockerfile.cpu) --build-arg PIP_ARGS="$(PIP_ARGS)" \
+		-t torchrec-mtl:$(if $(filter cuda,$(DEVICE)),cuda,latest) .
 
 clean:  ## Remove build products and caches (environments, data and runs stay)
 	rm -rf build dist *.egg-info requirements/fbgemm-gpu-stub/build requirements/fbgemm-gpu-stub/*.egg-info

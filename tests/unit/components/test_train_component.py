@@ -7,7 +7,6 @@ from pathlib import Path
 import docstring_parser
 import pytest
 from torchx.components.component_test_base import ComponentTestCase
-from torchx.runner import get_runner
 from torchx.specs import AppDef
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.finder import ComponentValidationException, ModuleComponentsFinder, get_component
@@ -73,13 +72,13 @@ def test_the_bare_command_trains_the_example(repository, name, example):
 
 
 def test_options_then_overrides_reach_the_command(repository):
-    args = ["--nproc", "2", "--nodes", "3", "train.epochs=2", "run_dir=runs/a b"]
+    args = ["--nproc", "2", "--nodes", "4", "train.epochs=2", "run_dir=runs/a b"]
     app = materialize_appdef(components.shared_bottom, args)
     words = command_of(app)
     assert words[-3:] == ["examples/cdnow/shared_bottom.yaml", "train.epochs=2", "run_dir=runs/a b"]
-    assert words[words.index("--nnodes") + 1] == "3"
+    assert words[words.index("--nnodes") + 1] == "4"
     assert words[words.index("--nproc_per_node") + 1] == "2"
-    assert app.roles[0].num_replicas == 3
+    assert app.roles[0].num_replicas == 4
 
 
 def test_a_config_of_ones_own_is_run_as_it_is(repository):
@@ -99,7 +98,13 @@ def test_train_needs_a_config(capsys):
     [
         (["train.seed=1", "--nproc", "2"], "options come before"),
         (["mine.yaml"], "an override is key.path=value; found 'mine.yaml'"),
-        (["--nproc", "0"], "at least 1; found nproc 0"),
+        (["--nproc", "0"], "nproc is at least 1; found 0"),
+        (["--nodes", "0"], "nodes is at least 1; found '0'"),
+        (["--nodes", "2:1"], "the smaller number of nodes comes first; found '2:1': 1:2?"),
+        (["--nodes", "a"], "nodes is a number, or a range such as 1:2; found 'a'"),
+        (["--nodes", "-2"], "nodes is a number"),
+        (["--nodes", "1:2:3"], "nodes is a number"),
+        (["--max_restarts", "-1"], "max_restarts is at least 0; found -1"),
     ],
 )
 def test_a_wrong_command_is_explained(repository, args, message):
@@ -155,13 +160,47 @@ def test_torchrun_is_found_without_an_activated_environment(repository, monkeypa
     assert components.train(config="mine.yaml").roles[0].args[1].startswith("exec torchrun ")
 
 
-@pytest.mark.parametrize(("scheduler", "expected"), [("local_cwd", "torchrun"), ("slurm", "#SBATCH")])
-def test_a_dry_run_prints_the_request(repository, scheduler, expected):
-    component = f"{ROOT / 'components' / 'train.py'}:htlnet"
-    assert get_component(component).fn_name == "htlnet"
-    with get_runner() as runner:
-        info = runner.dryrun_component(component, ["--nproc", "2", "train.seed=1"], scheduler)
-    request = str(info)
-    assert expected in request
-    assert "examples/cdnow/htlnet.yaml" in request
-    assert "train.seed=1" in request
+@pytest.mark.parametrize(
+    ("args", "fits"),
+    [
+        (["--nodes", "2", "--nproc", "4"], True),
+        (["--nodes", "1:2", "--nproc", "4"], True),
+        (["--nodes", "4", "--nproc", "4"], False),
+        (["--nodes", "1:4"], False),  # 3 ranks do not
+        (["--nodes", "4", "--nproc", "4", "data.streams=32"], True),
+        (["--nodes", "3", "data.streams=12"], True),
+    ],
+)
+def test_ranks_that_training_would_refuse_are_refused_at_once(repository, args, fits):
+    Path("mine.yaml").write_text("data: {train: t.parquet}")
+    if fits:
+        materialize_appdef(components.train, [*TRAIN, *args])
+        return
+    with pytest.raises(ComponentValidationException, match=r"the ranks divide data\.streams, 8; found") as error:
+        materialize_appdef(components.train, [*TRAIN, *args])
+    assert "every number of ranks is one of 1, 2, 4, 8" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "- a list", "data: {streams: none}", "data: {streams: 0}", "{", "\xff"])
+def test_a_config_that_cannot_be_read_here_is_left_to_the_ranks(repository, content):
+    if content is not None:
+        Path("mine.yaml").write_text(content, encoding="latin-1")
+    assert components.train(config="mine.yaml", nodes="5").roles[0].num_replicas == 5
+
+
+def test_the_number_of_nodes_may_be_a_number(repository):
+    assert components.htlnet(nodes=2).roles[0].num_replicas == 2
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_all_components_have_the_options_of_train(name):
+    of_train = inspect.signature(components.train).parameters
+    found = inspect.signature(getattr(components, name)).parameters
+    assert list(found) == list(of_train)
+    own = {key for key in found if found[key].default != of_train[key].default}
+    assert own == {"config", "name"}
+
+
+def test_torchx_finds_its_own_names_after_the_file():
+    for name in EXAMPLES:
+        assert get_component(f"{ROOT / 'components' / 'train.py'}:{name}").fn_name == name
