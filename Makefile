@@ -4,8 +4,10 @@
 #   PYTHON=...        interpreter for the environment, 3.11 to 3.13
 #   PIP_ARGS="..."    further arguments for pip, e.g. an index that has CPU builds of torch
 #   ARGS="..."        train: options, then key=value overrides;  test: arguments of pytest
+#   JOBS=2            test: processes; 0 for none but this one, as -s and --pdb need
 
 DEVICE ?= cpu
+JOBS ?= 2
 VENV := $(if $(filter cuda,$(DEVICE)),.venv-cuda,.venv)
 DATA := data/cdnow/test.parquet
 
@@ -25,7 +27,7 @@ endif
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo
-	@sed -n '3,6s/^#//p' Makefile
+	@sed -n '3,7s/^#//p' Makefile
 
 setup:  ## Make the virtual environment (nothing to do the second time)
 	@requirements/setup.sh $(DEVICE) $(VENV)
@@ -36,10 +38,10 @@ data: setup  ## Get the purchase log of the example, where it is missing
 train: setup data  ## Train HTLNet on the example
 	torchx run components/train.py:htlnet $(ARGS)
 
-# Tests start up to two ranks; one thread each keeps ranks x threads within two cores.
+# One thread a rank; some tests start two ranks, others leave a core idle, which another process of tests then has.
 test: export OMP_NUM_THREADS ?= 1
 test: setup data  ## Run the tests
-	python -m pytest $(ARGS)
+	python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup  ## Check style and spelling
 	ruff check

@@ -4,10 +4,11 @@
 
 For every built-in head, two ranks under torchrun train a small run (Adam, row-wise Adagrad, batch norm, checkpoints and
 evaluations in and between epochs, several phases where the head has them): once undisturbed, and then while ``kill -9``
-hits one of the ranks, or both, at moments drawn evenly over the time that the run still takes, start and end included.
-torchrun starts the ranks again. At the end every tensor of the latest and the best checkpoint, random states included,
-the position, the log of losses and evaluations, and the final metrics must be equal bit for bit, and the sequence of
-batches that led to the final state must be that of the undisturbed run: none lost, none repeated.
+hits one of the ranks, or both. A quarter of the kills fall evenly on the time before the first batch; the others up to
+30 ms after an event drawn evenly from those that the run still has ahead: a batch, a checkpoint, an evaluation, a
+phase, the end. torchrun starts the ranks again. At the end every tensor of the latest and the best checkpoint, random
+states included, the position, the log of losses and evaluations, and the final metrics must be equal bit for bit, and
+the sequence of batches that led to the final state must be that of the undisturbed run: none lost, none repeated.
 
 Results are appended to ``OUT/faults.jsonl``; the same command goes on where it stopped.
 """
@@ -31,6 +32,9 @@ from benchmarks.faults_heads import RUNS, config, write_data
 from benchmarks.faults_job import RANKS, Job
 from benchmarks.faults_outcome import Batches, compare, effective_batches, progress, seconds_of_attempts
 from torchrec_mtl.bench.machine import machine, versions
+
+_OF_START = 0.25
+_JITTER_S = 0.03
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,14 @@ class Whole:
         batches: that it trained on.
         seconds: it took, with start and end.
         start_s: seconds of them before the first batch.
+        events: lines that one rank traced.
     """
 
     run_dir: Path
     batches: Batches
     seconds: float
     start_s: float
+    events: int
 
     @property
     def steps(self) -> int:
@@ -89,24 +95,39 @@ class Whole:
 
 
 def kill(job: Job, kills: int, whole: Whole, rng: random.Random) -> tuple[Counter[str], list[float]]:
-    """Kill ranks up to ``kills`` times, each at a moment drawn evenly over what an undisturbed run would still take.
+    """Kill ranks up to ``kills`` times; see the top of this file for when.
 
     Returns:
         What the killed were at, and when they were killed.
     """
     at: Counter[str] = Counter()
     times: list[float] = []
-    while len(times) < kills and job.process.poll() is None:
-        done, _ = progress(job.traces)
-        left = whole.start_s + (whole.seconds - whole.start_s) * (1 - done / whole.steps)
-        time.sleep(rng.uniform(0, left))
+    killed = 0  # attempts by then
+    while len(times) < kills and _wait(job, whole, killed, rng):
         living = job.ranks()
         chosen = living if rng.random() < 0.2 else [rng.choice(living)] if living else []
         hit = [pid for pid in chosen if _killed(pid)]
         if hit:
             times.append(time.time())
             at[job.doing(hit[0])] += 1
+            killed = job.attempts()
     return at, times
+
+
+def _wait(job: Job, whole: Whole, killed: int, rng: random.Random) -> bool:
+    """Wait for a moment drawn at random after a restart; return whether the job still runs."""
+    while job.process.poll() is None and job.attempts() == killed:
+        time.sleep(0.01)
+    if rng.random() < _OF_START:
+        time.sleep(rng.uniform(0, whole.start_s))
+        return job.process.poll() is None
+    done, _ = progress(job.traces)
+    left = round(whole.events * (1 - done / whole.steps))
+    target = rng.randint(0, max(left, 1))
+    while job.process.poll() is None and job.events() < target:
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, _JITTER_S))
+    return job.process.poll() is None
 
 
 def _killed(pid: int) -> bool:
@@ -126,7 +147,8 @@ def disturb(name: str, out: Path, kills: int, seed: int) -> list[Outcome]:
     ended, seconds = job.end()
     if not ended:
         raise RuntimeError(f"{name}: the undisturbed run failed, see {folder / 'whole' / 'output.txt'}")
-    whole = Whole(folder / "whole" / "run", effective_batches(job.traces, RANKS), seconds, progress(job.traces)[1])
+    batches, start_s = effective_batches(job.traces, RANKS), progress(job.traces)[1]
+    whole = Whole(folder / "whole" / "run", batches, seconds, start_s, job.events())
     outcomes: list[Outcome] = []
     while (left := kills - sum(o.kills for o in outcomes)) > 0:
         place = folder / f"killed{len(outcomes)}"

@@ -61,6 +61,15 @@ class Job:
             return []
         return [int(pid) for pid in children if list(self.traces.glob(f"*-{pid}"))]
 
+    def attempts(self) -> int:
+        """Return how often rank 0 was started."""
+        return len(list(self.traces.glob("*-0-*")))
+
+    def events(self) -> int:
+        """Return how many lines rank 0 has traced since it was last started."""
+        traces = sorted(self.traces.glob("*-0-*"))
+        return traces[-1].read_bytes().count(b"\n") if traces else 0
+
     def doing(self, pid: int) -> str:
         """Return what a rank was last at."""
         (trace,) = self.traces.glob(f"*-{pid}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from torchrec_mtl.atomic import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,11 +35,13 @@ class JsonLinesSink:
         path: of the file.
         last_step: of the checkpoint that the run goes on from; lines of later steps, left by a run that was killed, are
             dropped.
+        settled: what follows the last step, such as its evaluation, is in the checkpoint; if not, it is done again, and
+            lines of it are dropped, too.
     """
 
-    def __init__(self, path: Path, last_step: int | None = None) -> None:
+    def __init__(self, path: Path, last_step: int | None = None, *, settled: bool = True) -> None:
         if last_step is not None and path.is_file():
-            _drop_later(path, last_step)
+            _drop_later(path, last_step, settled)
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -50,20 +53,19 @@ class JsonLinesSink:
         self._file.close()
 
 
-def _drop_later(path: Path, last_step: int) -> None:
+def _drop_later(path: Path, last_step: int, settled: bool) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if (step := _step_of(line)) is not None and step <= last_step]
-    partial = path.with_name(f".{path.name}")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(line for line in lines if _stays(line, last_step, settled)))
 
 
-def _step_of(line: str) -> int | None:
-    """Return the step of a line, None where a kill cut it short."""
+def _stays(line: str, last_step: int, settled: bool) -> bool:
+    """Return whether a line is of what the checkpoint has seen; one that a kill cut short is not."""
     try:
-        return int(json.loads(line)["step"])
+        values = json.loads(line)
+        step = int(values["step"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return False
+    return step < last_step or (step == last_step and (settled or any(name.startswith("train/") for name in values)))
 
 
 class TensorBoardSink:

@@ -159,7 +159,7 @@ class Trainer:
             self._observe(output)
             self._prepare_step()  # first, so that what is saved or evaluated now does not depend on a stop
             if output.stop:
-                self._save(best=False)
+                self._save(best=False, last=True)
                 raise InterruptedTrainingError(f"stopped after step {self.state.step}")
 
     def _at(self, doing: str) -> None:
@@ -220,14 +220,15 @@ class Trainer:
         best, metrics = False, Metrics()
         due = _is_time(state.step, self.config.eval_every, ended) or over or (phase_ended and self._phase.trial)
         if self.eval_files is not None and due:
-            self._save(best=False)  # an evaluation may fail, or be killed, and must not take the training with it
+            # An evaluation may fail, or be killed, and must not take the training with it.
+            self._save(best=False, last=over)
             best, metrics = self._evaluate(self.eval_files)
         if phase_ended or self._patience_is_over():
             self._end_phase(metrics)
         evaluated = state.evaluated == state.step
         state.settled, state.finished = state.step, over or (last and self._patience_is_over())
         if evaluated or phase_ended or state.finished or _is_time(state.step, self.config.checkpoint_every, ended):
-            self._save(best=best)
+            self._save(best=best, last=state.finished)
         self._window.start += time.monotonic() - start  # the speed shown is that of training
 
     def _end_phase(self, metrics: Metrics) -> None:
@@ -268,13 +269,13 @@ class Trainer:
         patience = self.config.monitor.patience
         return patience is not None and self.state.stale >= patience
 
-    def _save(self, *, best: bool) -> None:
+    def _save(self, *, best: bool, last: bool) -> None:
         self._at("saving a checkpoint")
         step, notes = self.state.step, self.state.notes()
         if self._saved_step == step:
             self.checkpoints.amend(notes, step=step, best=best)
             return
-        self.checkpoints.save(self.session.tensors(), notes, step=step, best=best)
+        self.checkpoints.save(self.session.tensors(), notes, step=step, best=best, last=last)
         self._saved_step = step
 
     def _write(self, values: dict[str, float]) -> None:

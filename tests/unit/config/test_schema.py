@@ -11,7 +11,8 @@ from torchrec_mtl.config.load import parse
 from torchrec_mtl.config.overrides import apply_overrides
 from torchrec_mtl.config.schema import json_schema
 
-EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/**/*.yaml"))
+# Those of a cluster are no runs.
+EXAMPLES = sorted(p for p in Path(__file__).parents[3].glob("examples/**/*.yaml") if p.parent.name != "multinode")
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
 TYPES |= {"number": (int, float), "null": type(None)}
 

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from torchrec_mtl.training.sinks import JsonLinesSink, ProgressSink, TensorBoardSink
@@ -27,6 +28,17 @@ def test_lines_that_a_killed_run_left_are_dropped(tmp_path: Path) -> None:
     sink.write(6, {"a": 2.0})
     sink.close()
     assert [(line["step"], line["a"]) for line in map(json.loads, path.read_text().splitlines())] == [(5, 1), (6, 2.0)]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_evaluation_that_is_made_again_is_logged_once(tmp_path: Path, settled: bool) -> None:
+    """A kill may come after its line, and before the checkpoint that says that it has been."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 4, "eval/loss": 1}, {"step": 5, "train/loss/click": 1}, {"step": 5, "eval/loss": 1}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    JsonLinesSink(path, 5, settled=settled).close()
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert kept == (lines if settled else lines[:2])
 
 
 def test_progress_writes_a_line_a_time_where_there_is_no_terminal() -> None:
