@@ -1,28 +1,31 @@
-"""Tables to TorchRec collections, their initialisation, and the way back from their outputs to `Features`, by key."""
+"""Tables to TorchRec collections, and the way back from their outputs to `Features`, by key."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
-from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig, TableConfig
+from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.features import DenseSpec, Features, FeaturesSpec, FieldSpec, Jagged
 from torchrec_mtl.gradients.layout import Layout, PooledField, order_tables
 from torchrec_mtl.gradients.rows import Ids
-from torchrec_mtl.noise import Noise, stable_seed
+from torchrec_mtl.initial import initialise_tables as initialise_tables
+from torchrec_mtl.initial import local_shards as local_shards
+from torchrec_mtl.noise import Noise
+from torchrec_mtl.widths import full
 
 # Shapes: B batch, N positions of one unpooled feature, d width of a table.
 
 Sharing = Literal["shared", "own", "both"]
-_BLOCK_ROWS = 65_536
 
 
 def table_copies(table: str, sharing: Sharing, tasks: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -91,14 +94,12 @@ class Embeddings(nn.Module):
         rows: list[EmbeddingConfig] = []
         for table in features.tables:
             for copy, _ in table_copies(table.name, sharing, tasks):
-                names = list(readers[table.name])
+                names, dtype = list(readers[table.name]), DataType[table.dtype.upper()]
                 if table.name in features.sequence_tables:
-                    rows.append(EmbeddingConfig(table.rows, table.dim, name=copy, feature_names=names))
+                    rows.append(EmbeddingConfig(table.rows, table.dim, copy, dtype, names))
                 else:
                     pooling = PoolingType[table.pooling.upper()]
-                    bags.append(
-                        EmbeddingBagConfig(table.rows, table.dim, name=copy, feature_names=names, pooling=pooling)
-                    )
+                    bags.append(EmbeddingBagConfig(table.rows, table.dim, copy, dtype, names, pooling=pooling))
         self.ebc = EmbeddingBagCollection(tables=bags, device=device) if bags else None
         self.ec = EmbeddingCollection(tables=rows, device=device) if rows else None
 
@@ -112,52 +113,6 @@ class Embeddings(nn.Module):
         """Return the weights of unsharded tables, by name."""
         named = {name.split(".")[-2]: parameter for name, parameter in self.named_parameters()}
         return [named[table] for table in tables]
-
-
-def initialise_tables(state: Mapping[str, object], features: FeaturesConfig, seed: int) -> None:
-    """Fill every table (or this rank's shards of it) uniformly in +-init.
-
-    Rows come in blocks from a generator seeded by (seed, table, block), so that a table does not depend on the sharding
-    plan or the world size, and can be made again without a copy. Copies of a table for several tasks start equal.
-
-    Args:
-        state: state dict of the model or of its tables; keys end in ``embedding_bags.<table>.weight`` or
-            ``embeddings.<table>.weight``.
-        features: the tables.
-        seed: seed of the run.
-    """
-    tables = {table.name: table for table in features.tables}
-    with torch.no_grad():
-        for key, value in state.items():
-            *_, collection, name, kind = ("", "", *key.split("."))
-            if (
-                kind != "weight"
-                or collection not in {"embedding_bags", "embeddings"}
-                or name.split("@")[0] not in tables
-            ):
-                continue
-            for shard, row, column in local_shards(value):
-                _fill(shard, row, column, tables[name.split("@")[0]], seed)
-
-
-def local_shards(value: object) -> list[tuple[Tensor, int, int]]:
-    """Return (tensor, first row, first column) of the parts of a sharded or plain tensor that lie on this rank."""
-    if hasattr(value, "local_shards"):
-        return [(s.tensor, *s.metadata.shard_offsets) for s in value.local_shards()]
-    if hasattr(value, "to_local"):  # DTensor of a replicated table
-        return [(value.to_local(), 0, 0)]
-    return [(cast(Tensor, value), 0, 0)]
-
-
-def _fill(shard: Tensor, row: int, column: int, table: TableConfig, seed: int) -> None:
-    end = row + shard.shape[0]
-    for block in range(row // _BLOCK_ROWS, -(-end // _BLOCK_ROWS)):
-        first = block * _BLOCK_ROWS
-        size = min(_BLOCK_ROWS, table.rows - first)
-        generator = torch.Generator().manual_seed(stable_seed(seed, table.name, block))
-        values = torch.empty(size, table.dim).uniform_(-table.init, table.init, generator=generator)
-        low, high = max(row, first), min(end, first + size)
-        shard[low - row : high - row].copy_(values[low - first : high - first, column : column + shard.shape[1]])
 
 
 @dataclass(frozen=True)
@@ -211,30 +166,30 @@ class FeatureReader:
         self._layouts: dict[tuple[str, ...], Layout] = {}
 
     def read(self, pooled: KeyedTensor | None, unpooled: Mapping[str, JaggedTensor] | None) -> Embedded:
-        """Take the outputs of `Embeddings` apart."""
+        """Take the outputs of `Embeddings` apart, in fp32: unsharded tables of fp16 return what they hold."""
         shared: list[Tensor] = []
         widths: dict[str, int] = {}
         own: dict[str, Tensor] = {}
         if pooled is not None:
             shared_bags = self._shared_bags
             if len(shared_bags) == len(self._bags):  # the usual case: no copy
-                shared.append(pooled.values())
+                shared.append(full(pooled.values()))
                 names = {self._keys[f.name]: f.name for f in self._bags}
                 lengths = zip(pooled.keys(), pooled.length_per_key(), strict=True)
                 widths = {names[key]: width for key, width in lengths}
             else:
-                by_key = pooled.to_dict()
+                by_key = {key: full(value) for key, value in pooled.to_dict().items()}
                 own = {f.name: by_key[self._keys[f.name]] for f in self._bags if f.task is not None}
                 widths = {f.name: f.dim for f in shared_bags}
                 if shared_bags:
                     shared.append(torch.cat([by_key[self._keys[f.name]] for f in shared_bags], dim=1))
         jagged = {f.name: (unpooled or {})[self._keys[f.name]] for f in self._rows}
-        shared += [jagged[f.name].values() for f in self._shared_rows]
+        shared += [full(jagged[f.name].values()) for f in self._shared_rows]
         return Embedded(
             shared=tuple(shared),
             widths=widths,
             own=own,
-            own_values={f.name: jagged[f.name].values() for f in self._rows if f.task is not None},
+            own_values={f.name: full(jagged[f.name].values()) for f in self._rows if f.task is not None},
             lengths={name: value.lengths() for name, value in jagged.items()},
         )
 

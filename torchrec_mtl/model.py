@@ -81,6 +81,7 @@ def build_model(
         at_representation=gradient.at == "representation",
         seed=config.train.seed,
         exact=gradient.exact,
+        precision=config.train.precision,
     )
     embeddings = Embeddings(config.features, head_class.tables, config.task_names, device=tables)
     if gradient.exact == "dense":

@@ -21,6 +21,7 @@ from torchrec_mtl.gradients.base import Exactness, GradientRule
 from torchrec_mtl.gradients.boundary import Boundary
 from torchrec_mtl.heads.base import Head, HeadOutput, Term
 from torchrec_mtl.losses.base import Loss
+from torchrec_mtl.precision import Precision, autocast, full_output, full_representation
 
 # Shapes: B batch, K tasks, T tasks and terms.
 
@@ -74,6 +75,7 @@ class Objective(nn.Module):
         at_representation: the boundary is where the bottom ends, else at the embeddings.
         seed: of the run.
         exact: what the Gramian of a rule is of.
+        precision: of the matrix products in bottoms and head, in training and evaluation; all else is fp32.
     """
 
     active: Tensor
@@ -92,9 +94,11 @@ class Objective(nn.Module):
         at_representation: bool,
         seed: int,
         exact: Exactness = "boundary",
+        precision: Precision = "fp32",
     ) -> None:
         """See the class."""
         super().__init__()
+        self.precision = precision
         self.reader, self.seed, self.at_representation = reader, seed, at_representation
         self.tasks = tuple(losses)
         self.bottoms = nn.ModuleList(bottoms)
@@ -133,8 +137,11 @@ class Objective(nn.Module):
             NonFiniteLossError: on all ranks together, before any update.
         """
         embedded = self.reader.read(pooled, unpooled)
-        representation, meeting = self._represent(embedded, batch)
-        out: HeadOutput = self.head(representation)
+        with autocast(self.precision, self.active.device):
+            representation, meeting = self._represent(embedded, batch)
+            out: HeadOutput = self.head(representation)
+        if self.precision != "fp32":
+            out = full_output(out)
         values, weights = self._elementwise(out, batch)
         losses, output = self._normalise(out, values, weights, batch)
         if self._weighs:
@@ -194,6 +201,10 @@ class Objective(nn.Module):
         return self.reader.features(embedded, batch, self.seed, view)
 
     def _bottom(self, features: Features) -> Representation:
+        representation = self._bottom_as_it_is(features)
+        return representation if self.precision == "fp32" else full_representation(representation)
+
+    def _bottom_as_it_is(self, features: Features) -> Representation:
         if self.head.tables == "shared":
             representation: Representation = self.bottoms[0](features)
             return representation

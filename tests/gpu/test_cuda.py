@@ -6,15 +6,18 @@ import torch
 from rich.console import Console
 
 from tests.distributed.test_ncs4cvr import local_state, same, steps
+from tests.runs import interrupted, saved
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.synthetic import make_config, make_table
+from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.inference import evaluate_run
 from torchrec_mtl.training.rewind import rewind, save_origin
 from torchrec_mtl.training.run import open_data, train
 from torchrec_mtl.training.session import open_session
+from torchrec_mtl.training.trainer import InterruptedTrainingError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,7 +36,24 @@ def tasks(long_view=None, watch_time=None):
     ]
 
 
+CACHED = {"kernel": "fused_uvm_caching", "cache_load_factor": 0.2}
+
+
+def tables_that(**how):
+    """The planted features, all tables with further keys."""
+    features = make_config("unused", run_dir="unused")["features"]
+    return {**features, "tables": [{**table, **how} for table in features["tables"]]}
+
+
 CASES = {
+    "fp16_tables": {"features": tables_that(dtype="fp16")},
+    "bf16": {"train": {"epochs": 2, "device": "cuda", "precision": "bf16"}, "head": {"type": "mmoe", "tower": [8]}},
+    "tables_in_host_memory": {"features": tables_that(kernel="fused_uvm")},
+    "cached_tables": {"features": tables_that(**CACHED)},
+    "cached_fp16_tables_fetched_ahead": {
+        "features": tables_that(**CACHED, dtype="fp16"),
+        "train": {"epochs": 2, "device": "cuda", "pipeline": "prefetch_sparse_dist"},
+    },
     "htlnet": {"gradient": {"type": "htlnet", "core": "watch_time"}},
     "htlnet_rows": {"gradient": {"type": "htlnet", "core": "watch_time", "exact": "rows"}},
     "metabalance_rows": {"gradient": {"type": "metabalance", "core": "watch_time", "exact": "rows"}},
@@ -69,8 +89,9 @@ def test_a_run_on_cuda_goes_on_and_is_evaluated_on_the_cpu_alike(tmp_path, monke
     monkeypatch.setattr("torchrec_mtl.device.has_cuda", lambda: False)
     monkeypatch.setattr("torchrec_mtl.training.distributed.has_cuda", lambda: False)
     _, on_cpu, _ = evaluate_run(config.run_dir, [path])
+    close = 1e-4 if config.train.precision == "fp32" else 1e-2
     for task, metrics in result.evaluation.tasks.items():
-        assert on_cpu.tasks[task]["loss"] == pytest.approx(metrics["loss"], rel=1e-4)
+        assert on_cpu.tasks[task]["loss"] == pytest.approx(metrics["loss"], rel=close)
 
 
 @pytest.mark.parametrize("way", ["seed", "checkpoint"])
@@ -99,3 +120,24 @@ def test_rewinding_restores_tables_that_fused_adam_trains_and_its_count_of_steps
         assert not same(origin, local_state(session))
         rewind(session, checkpoints, tables=True, updates=begun)
         assert same(origin, local_state(session))
+
+
+@pytest.mark.parametrize(
+    "how", [{"dtype": "fp16"}, {**CACHED, "dtype": "fp16"}, CACHED], ids=["fp16", "cached_fp16", "cached"]
+)
+def test_a_run_resumes_where_rows_are_rounded_at_random_or_cached(tmp_path, how):
+    path = str(tmp_path / "train.parquet")
+    pq.write_table(make_table(1500, seed=0), path, row_group_size=300)
+    found = []
+    for name in ("whole", "parts"):
+        raw = make_config(path, run_dir=str(tmp_path / name), space=False)
+        raw |= {"features": tables_that(**how), "head": {"type": "shared_bottom", "shared": [16], "tower": [8]}}
+        config = parse(raw | {"train": {"device": "cuda"}})
+        with (tmp_path / "log").open("w") as log, process_group("cuda") as device:
+            if name == "parts":
+                with interrupted(9, 0, SharedBottom), pytest.raises(InterruptedTrainingError):
+                    train(config, device, console=Console(file=log))
+            train(config, device, console=Console(file=log))
+        found.append(saved(tmp_path / name))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.allclose(found[0][key].float(), found[1][key].float(), atol=1e-5) for key in found[0])

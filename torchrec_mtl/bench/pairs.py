@@ -12,6 +12,7 @@ from rich.console import Console
 from torchrec_mtl.bench.scores import score_problem
 from torchrec_mtl.bench.suite import DataSet, Dimension, Model, Suite, as_word
 from torchrec_mtl.config.base import did_you_mean
+from torchrec_mtl.config.later import unknown_before
 from torchrec_mtl.config.load import ConfigError, dump, load_config
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.fingerprint import Fingerprint
@@ -54,12 +55,12 @@ class Pair:
         plain = run.model_copy(
             update={
                 "run_dir": "-",
-                "train": run.train.model_copy(update={"seed": 0, "references": False}),
+                # How a run saves changes nothing of what it finds.
+                "train": run.train.model_copy(update={"seed": 0, "references": False, "save": "auto"}),
                 "data": run.data.model_copy(update={"prepare": None}),
             }
         )
-        # How a run saves changes nothing of what it finds.
-        return _hash(dump(plain, without={"train": {"save"}}) + self.files_mark)
+        return _hash(dump(plain, without=unknown_before(plain)) + self.files_mark)
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,18 @@ from collections.abc import Iterator
 from itertools import chain
 
 from torchrec_mtl.config.base import PluginConfig
+from torchrec_mtl.config.checks_device import check_device
 from torchrec_mtl.config.checks_features import check_features
 from torchrec_mtl.config.checks_tasks import check_tasks
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.draft import Draft
 from torchrec_mtl.config.retrieval import NegativesConfig
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.config.training import TrainConfig
-from torchrec_mtl.device import has_cuda
-
-_CPU_SHARDING = frozenset({"table_wise", "column_wise", "table_column_wise"})
 
 
 def check(draft: Draft) -> list[str]:
     """Return all problems between the sections, as far as these are valid; each with its path and the fix."""
-    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, _device, _init_from)
+    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, check_device, _init_from)
     return list(chain.from_iterable(one(draft) for one in checks))
 
 
@@ -112,25 +109,3 @@ def _init_from(draft: Draft) -> Iterator[str]:
             f"init_from.run: '{draft.init_from.run}' is this run's own run_dir; give the new run another, such as "
             f"run_dir={draft.run_dir}-2"
         )
-
-
-def _device(draft: Draft) -> Iterator[str]:
-    """What FBGEMM and TorchRec lack on CPU; CUDA is asked for only where it matters, since that imports torch."""
-    sparse, remedy = draft.optim.sparse, "or set train.device to cuda for a machine with one"
-    sharded = {f"features.tables.{i}.sharding": t.sharding for i, t in draft.tables.items() if t.sharding is not None}
-    lacking = {path: types for path, types in sharded.items() if not _CPU_SHARDING & set(types)}
-    if sparse.weight_decay and sparse.type in {"sgd", "adagrad"}:
-        yield f"optim.sparse.weight_decay: FBGEMM's {sparse.type} ignores it; set it to 0, or take another type on CUDA"
-    if not (sparse.type == "adam" or sparse.weight_decay or lacking) or _has_cuda(draft.train):
-        return
-    if sparse.type == "adam":
-        yield f"optim.sparse.type: FBGEMM has no fused adam on CPU; use rowwise_adagrad, adagrad, or sgd, {remedy}"
-    elif sparse.weight_decay and sparse.type == "rowwise_adagrad":
-        yield f"optim.sparse.weight_decay: FBGEMM ignores it on CPU; set it to 0, {remedy}"
-    for path, types in lacking.items():
-        yield f"{path}: TorchRec has no {' or '.join(types)} on CPU; add table_wise, {remedy}"
-
-
-def _has_cuda(train: TrainConfig) -> bool:
-    """Whether the run's device is, or will be, CUDA."""
-    return train.device == "cuda" or (train.device == "auto" and has_cuda())

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from torchrec_mtl.config.base import Config, Name
+from torchrec_mtl.config.later import LATER
 
 Side = Literal["user", "item", "context"]
 TimeUnit = Literal["ns", "us", "ms", "s", "min", "h", "d"]
 Sharding = Literal[
     "table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard"
 ]  # no data_parallel: such tables are not fused
+Kernel = Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"]  # no dense: such tables are not fused
 
 GAP_BUCKETS = 32
 """How long ago an event was, in buckets: floor(log2(1 + seconds)); the last begins after 68 years."""
@@ -33,6 +35,13 @@ class TableConfig(Config):
     """Rows start uniformly in +-init. Small, so that an id first seen after training adds little."""
     sharding: Annotated[tuple[Sharding, ...], Field(min_length=1)] | None = None
     """Sharding types the planner may use for this table, such as [table_wise]; by default all that the device has."""
+    dtype: Annotated[Literal["fp32", "fp16"], LATER] = "fp32"
+    """Type of the stored rows; what is looked up, gradients, and the optimizer's state are fp32 in any case."""
+    kernel: Annotated[Kernel, LATER] = "auto"
+    """Where rows lie, on CUDA: fused: in GPU memory; fused_uvm: in host memory; fused_uvm_caching: in host memory, with
+    a cache on the GPU; auto: the planner chooses."""
+    cache_load_factor: Annotated[Annotated[float, Field(gt=0, le=1)] | None, LATER] = None
+    """fused_uvm_caching: share of the rows that the cache holds; by default 0.2."""
 
 
 class SparseConfig(Config):

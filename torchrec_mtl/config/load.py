@@ -62,12 +62,12 @@ def parse(raw: Mapping[Any, Any], source: str = "config", problems: Sequence[str
     return draft.config()
 
 
-def dump(config: RunConfig, *, without: Mapping[str, set[str]] | None = None) -> str:
+def dump(config: RunConfig, *, without: Mapping[str, Any] | None = None) -> str:
     """Return the whole config, defaults included, as YAML that ``load_config`` reads; without sections left out.
 
     Args:
         config: the run.
-        without: keys to leave out, by section.
+        without: keys to leave out, nested as pydantic's ``exclude``.
     """
     left_out: dict[str, Any] = dict(without or {})
     if config.retrieval is None:

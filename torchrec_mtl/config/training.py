@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from torchrec_mtl.config.base import Config, Name
+from torchrec_mtl.config.later import LATER
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -86,7 +87,7 @@ class TrainConfig(Config):
     """Steps between checkpoints; by default one at each evaluation."""
     keep: PositiveInt = 2
     """Checkpoints kept, beside the best."""
-    save: Literal["auto", "wait", "background"] = "auto"
+    save: Annotated[Literal["auto", "wait", "background"], LATER] = "auto"
     """wait: training waits until a checkpoint is written; background: it is copied in memory and written while training
     goes on; auto: background where the copy fits in an eighth of the free memory."""
     log_every: PositiveInt = 50
@@ -94,8 +95,14 @@ class TrainConfig(Config):
     window: PositiveInt = 100_000
     """Rows of the windowed metrics written during training."""
     monitor: MonitorConfig = MonitorConfig()
-    pipeline: Literal["auto", "base", "sparse_dist"] = "auto"
-    """TorchRec train pipeline; auto: base on one CPU process (9 % faster there), sparse_dist otherwise."""
+    pipeline: Literal["auto", "base", "sparse_dist", "prefetch_sparse_dist"] = "auto"
+    """TorchRec train pipeline; auto: base on one CPU process (9 % faster there), sparse_dist otherwise;
+    prefetch_sparse_dist: rows of cached tables are fetched ahead (CUDA, kernel: fused_uvm_caching)."""
+    precision: Annotated[Literal["fp32", "bf16"], LATER] = "fp32"
+    """bf16: matrix products of bottom and head in bf16; parameters, what they hand over, losses, gradients at the
+    boundary, and batch norm stay fp32."""
+    comms: Annotated[Literal["fp32", "fp16", "bf16"], LATER] = "fp32"
+    """What ranks exchange of embeddings and their gradients; no effect with one rank; bf16 needs CUDA."""
     references: bool = False
     """At the end, print two reference models beside the trained one: a constant, and logistic/ridge regression."""
     timeout_s: PositiveFloat = 600.0

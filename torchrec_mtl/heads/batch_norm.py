@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from torchrec_mtl.collectives import all_gather, all_sum, world_size
+from torchrec_mtl.widths import full
 
 # Shapes: B batch, K towers, H features; sums are over rows, kept as [..., 1, H].
 
@@ -47,7 +48,11 @@ class GlobalBatchNorm(nn.Module):
         Args:
             x: [K, B, H] with ``num_towers``, else [..., B, H].
             valid: [B], 1 for rows that count; None: all do.
+
+        Returns:
+            As x; in fp32 where x has 16 bits, since sums over a batch want more.
         """
+        x = full(x)
         if not self.training:
             scale = torch.rsqrt(self.running_var + self.eps) * self.weight
             return torch.addcmul(self.bias - self.running_mean * scale, x, scale)

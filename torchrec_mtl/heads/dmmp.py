@@ -23,6 +23,7 @@ from torchrec_mtl.heads.dmmp_config import DMMPConfig
 from torchrec_mtl.heads.in_batch import in_batch_softmax
 from torchrec_mtl.heads.student import Encoded, Student
 from torchrec_mtl.heads.teacher import Teacher
+from torchrec_mtl.widths import in_full
 
 # Shapes: B batch, K tasks, D representation.
 
@@ -201,7 +202,8 @@ class DMMP(Head):
                 "head.in_batch_weight: the features do not say which rows are of one item; name retrieval.item in the "
                 "config, or give Features.candidates"
             )
-        return in_batch_softmax(encoded, features.candidates)
+        with in_full(encoded.items):  # corrections of popularity are added inside the product
+            return in_batch_softmax(encoded, features.candidates)
 
     def _teacher_losses(self, output: HeadOutput, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return values and weights, [K, B] each."""

@@ -16,6 +16,7 @@ from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
 from torchrec_mtl.heads.layers import MLP, Norm
 from torchrec_mtl.noise import Noise
+from torchrec_mtl.widths import full
 
 # Shapes: B batch, D representation, H first tower width, L label embedding, n preceding tasks.
 
@@ -194,7 +195,7 @@ class HTLNet(Head):
         labels: list[Tensor] = []
         for t, (name, e) in enumerate(zip(self.outputs, self._inputs(representation), strict=True)):
             hidden = self.first[t](torch.cat([*self._fused(t, reps, labels), e], dim=1), representation.valid)
-            logit = self.last[t](self.rest[t](hidden, representation.valid))
+            logit = full(self.last[t](self.rest[t](hidden, representation.valid)))
             logits[name] = logit.squeeze(1) if logit.shape[1] == 1 else logit
             if t + 1 < self.num_tasks:
                 self._pass_on(t, name, hidden, logits[name], noise, reps, labels)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from torchrec_mtl.widths import is_autocast
+
 _ALIGNED = 8  # floats; matrix products into rows of another length take a third longer
 
 
@@ -29,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight: [H, I].
         bias: [H].
     """
-    if weight.shape[1] % _ALIGNED and x.requires_grad and torch.is_grad_enabled():
+    if weight.shape[1] % _ALIGNED and x.requires_grad and torch.is_grad_enabled() and not is_autocast(x):
         y: Tensor = _Padded.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return y
     return nn.functional.linear(x, weight, bias)

@@ -14,6 +14,7 @@ from torchrec_mtl.bottoms.concat import side_by_side
 from torchrec_mtl.config.features import Side
 from torchrec_mtl.features import Features, FeaturesSpec
 from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
+from torchrec_mtl.widths import full
 
 # Shapes: B users or items, K tasks, d width of a tower's output, D of the vectors of an index.
 
@@ -54,9 +55,9 @@ class OneSide(nn.Module):
         self.last = StackedLinear(num_towers, self.mlp.out_features, dim)
 
     def forward(self, columns: Tensor, valid: Tensor | None) -> Tensor:
-        """Return [N, B, d], of what `columns_of` gives for this side."""
+        """Return [N, B, d], of what `columns_of` gives for this side; in fp32, as an index holds them."""
         vectors: Tensor = self.last(self.mlp(columns, valid))
-        return vectors
+        return full(vectors)
 
 
 def columns_of(features: Features, side: Side) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from torchrec_mtl.heads.layers import MLP, Norm, StackedLinear
+from torchrec_mtl.widths import full
 
 # Shapes: B batch, K tasks, I input width, P logits of a task.
 
@@ -38,7 +39,8 @@ class Towers(MLP):
 
 
 def split_logits(stacked: Tensor, outputs: Mapping[str, int]) -> dict[str, Tensor]:
-    """Cut [K, B, P] into task -> [B] (one logit) or [B, P_k]."""
+    """Cut [K, B, P] into task -> [B] (one logit) or [B, P_k], in fp32: heads multiply their probabilities."""
+    stacked = full(stacked)
     return {
         name: stacked[k, :, 0] if width == 1 else stacked[k, :, :width]
         for k, (name, width) in enumerate(outputs.items())

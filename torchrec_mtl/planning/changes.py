@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torchrec_mtl.config.features import TableConfig
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.planning.result import DEFAULT_DDR_GIB, Cluster, Shortage
-from torchrec_mtl.planning.sizes import needed_bytes, table_bytes
+from torchrec_mtl.planning.sizes import copies, needed_bytes, table_bytes
 
 _COLUMN = 128  # TorchRec cuts no narrower columns by itself
 _MOST_NODES = 64
+_SMALL_CACHE = 0.05
+_INDEX = 4  # bytes of the GPU a row that tell whether it is in the cache
 
 
 @dataclass(frozen=True)
@@ -23,37 +25,34 @@ class Change:
         overrides: ``key.path=value`` of the config.
         cluster: to plan for; None: the same.
         options: of the command, as typed, where the cluster changes.
-        half: tables of 2 bytes a number.
     """
 
     what: str
     overrides: tuple[str, ...] = ()
     cluster: Cluster | None = None
     options: tuple[str, ...] = ()
-    half: bool = False
-
-    @property
-    def in_yaml(self) -> bool:
-        """Whether a run can have it today."""
-        return not self.half
 
 
 def changes(config: RunConfig, shortage: Shortage) -> Iterator[Change]:
     """Yield what to try, in order of what it costs: nothing, host memory, precision, width, machines.
 
-    Sharding types cost nothing: once they are not enough, they stay allowed beside every further change.
+    Sharding types and kernels cost no more than their owner's wish: once they are not enough, they stay allowed beside
+    every further change.
     """
-    freed = list(_sharding(config))
+    freed: list[Change] = []
+    for change in (*_sharding(config), *_kernels(config)):
+        freed.append(_beside(freed[-1], change) if freed else change)
     yield from freed
     for change in _costly(config, shortage):
-        yield _beside(freed[0], change) if freed else change
+        yield _beside(freed[-1], change) if freed else change
 
 
 def _costly(config: RunConfig, shortage: Shortage) -> Iterator[Change]:
     columns = list(_columns(config, shortage))
     yield from columns
+    yield from _caching(config, shortage)
     yield from _host_memory(shortage.cluster)
-    yield Change("tables of 2 bytes a number (fp16) in place of 4; the YAML has no such option yet", half=True)
+    yield from _halves(config, shortage)
     yield from _dims(config, shortage)
     for change in _nodes(shortage.cluster):
         # A table that lies whole on one rank gains nothing from more of them.
@@ -65,6 +64,13 @@ def _sharding(config: RunConfig) -> Iterator[Change]:
     if bound:
         what = f"all sharding types of the device for {_names(bound)}, where 'sharding' forbids some"
         yield Change(what, tuple(f"features.tables.{name}.sharding=null" for name in bound))
+
+
+def _kernels(config: RunConfig) -> Iterator[Change]:
+    bound = [t.name for t in config.features.tables if t.kernel == "fused"]
+    if bound:
+        what = f"host memory allowed for {_names(bound)}, where 'kernel' forbids it"
+        yield Change(what, tuple(f"features.tables.{name}.kernel=auto" for name in bound))
 
 
 def _beside(free: Change, change: Change) -> Change:
@@ -105,22 +111,74 @@ def _more_host(cluster: Cluster, gib: float, what: str) -> Change:
     )
 
 
+def _caching(config: RunConfig, shortage: Shortage) -> Iterator[Change]:
+    """Put as few tables as the sizes ask for into host memory, with a smaller cache than TorchRec's own of 0.2."""
+    ranks, optimizer = shortage.cluster.ranks, config.optim.sparse.type
+    host, gpus = ranks * shortage.ddr_available, ranks * shortage.hbm_available
+    if not gpus:
+        return
+    whole = copies(config)
+    moved: list[TableConfig] = []
+    inside, outside, index = needed_bytes(config), 0, 0
+    for table in _largest_first(config, config.features.tables):
+        size = whole * table_bytes(table, optimizer)
+        inside, outside, index = inside - size, outside + size, index + whole * table.rows * _INDEX
+        moved.append(table)
+        if inside + index + _SMALL_CACHE * outside <= gpus and _forced(shortage) <= {t.name for t in moved}:
+            break
+    else:
+        return
+    if outside > host:
+        return
+    overrides = []
+    for table in moved:
+        if table.kernel != "fused_uvm_caching":
+            overrides.append(f"features.tables.{table.name}.kernel=fused_uvm_caching")
+        overrides.append(f"features.tables.{table.name}.cache_load_factor={_SMALL_CACHE:g}")
+    what = f"{_names([t.name for t in moved])} in host memory, with {_SMALL_CACHE:.0%} of the rows cached on the GPU"
+    yield Change(what, tuple(overrides))
+
+
+def _halves(config: RunConfig, shortage: Shortage) -> Iterator[Change]:
+    """Store as few tables as the sizes ask for with 2 bytes a number, then all."""
+    alone = [[t] for t in _largest_first(config, config.features.tables) if t.dtype != "fp16"]
+    for tables in _fewest(config, shortage, alone, lambda table: table.model_copy(update={"dtype": "fp16"})):
+        names = [t.name for t in tables]
+        what = f"2 bytes a number in place of 4 (fp16) for {_names(names)}"
+        yield Change(what, tuple(f"features.tables.{name}.dtype=fp16" for name in names))
+
+
 def _dims(config: RunConfig, shortage: Shortage) -> Iterator[Change]:
     """Halve the width of as few tables as the sizes ask for, then of all, then again."""
     groups = _groups(config)
-    forced = {t.table.split("@")[0] for t in shortage.too_large}
-    first = max((i + 1 for i, g in enumerate(groups) if forced & {t.name for t in g}), default=1)
-    enough = first
-    while enough < len(groups) and _needed(config, groups[:enough], 2) > shortage.capacity:
-        enough += 1
-    tried: set[tuple[str, ...]] = set()
-    for count, factor in ((enough, 2), (len(groups), 2), (len(groups), 4)):
-        tables = [t for group in groups[:count] for t in group if _narrow(t, factor) < t.dim]
-        overrides = tuple(f"features.tables.{t.name}.dim={_narrow(t, factor)}" for t in tables)
-        if overrides and overrides not in tried:
-            tried.add(overrides)
+    halved = _fewest(config, shortage, groups, lambda table: table.model_copy(update={"dim": _narrow(table, 2)}))
+    for tables, factor in (*((tables, 2) for tables in halved), (list(config.features.tables), 4)):
+        narrower = [t for t in tables if _narrow(t, factor) < t.dim]
+        if narrower and (factor == 2 or any(_narrow(t, 4) < _narrow(t, 2) for t in narrower)):
             share = "half" if factor == 2 else "a quarter of"
-            yield Change(f"{share} the dim of {_names([t.name for t in tables])}", overrides)
+            overrides = tuple(f"features.tables.{t.name}.dim={_narrow(t, factor)}" for t in narrower)
+            yield Change(f"{share} the dim of {_names([t.name for t in narrower])}", overrides)
+
+
+def _fewest(
+    config: RunConfig,
+    shortage: Shortage,
+    groups: Sequence[Sequence[TableConfig]],
+    smaller: Callable[[TableConfig], TableConfig],
+) -> Iterator[list[TableConfig]]:
+    """Yield the tables of the fewest groups that could be enough when each becomes smaller; then of all, if more."""
+    if not groups:
+        return
+    first = max((i + 1 for i, g in enumerate(groups) if _forced(shortage) & {t.name for t in g}), default=1)
+    enough = first
+    while enough < len(groups) and _needed(config, groups[:enough], smaller) > shortage.capacity:
+        enough += 1
+    for count in sorted({enough, len(groups)}):
+        yield [t for group in groups[:count] for t in group]
+
+
+def _forced(shortage: Shortage) -> set[str]:
+    return {t.table.split("@")[0] for t in shortage.too_large}
 
 
 def _groups(config: RunConfig) -> list[list[TableConfig]]:
@@ -132,9 +190,15 @@ def _groups(config: RunConfig) -> list[list[TableConfig]]:
     return sorted(groups, key=lambda g: -sum(table_bytes(t, config.optim.sparse.type) for t in g))
 
 
-def _needed(config: RunConfig, groups: Sequence[Sequence[TableConfig]], factor: int) -> int:
-    narrow = {t.name: _narrow(t, factor) for group in groups for t in group}
-    tables = tuple(t.model_copy(update={"dim": narrow.get(t.name, t.dim)}) for t in config.features.tables)
+def _largest_first(config: RunConfig, tables: Sequence[TableConfig]) -> list[TableConfig]:
+    return sorted(tables, key=lambda t: -table_bytes(t, config.optim.sparse.type))
+
+
+def _needed(
+    config: RunConfig, groups: Sequence[Sequence[TableConfig]], smaller: Callable[[TableConfig], TableConfig]
+) -> int:
+    chosen = {t.name for group in groups for t in group}
+    tables = tuple(smaller(t) if t.name in chosen else t for t in config.features.tables)
     features = config.features.model_copy(update={"tables": tables})
     return needed_bytes(config.model_copy(update={"features": features}))
 

@@ -144,4 +144,9 @@ def _notes(config: RunConfig, plan: Plan | None) -> tuple[str, ...]:
             f"the dense part alone takes {gib(plan.dense_bytes)} of each GPU; training keeps {gib(RESERVED * hbm)} "
             "free of tables for it and for the step"
         )
+    if config.optim.sparse.type in {"adagrad", "adam"} and any(t.dtype == "fp16" for t in config.features.tables):
+        notes.append(
+            f"TorchRec reckons with {config.optim.sparse.type}'s state in fp16 where tables are, and it is fp32: these "
+            "take more memory than shown"
+        )
     return tuple(notes)

@@ -51,12 +51,11 @@ def mend(config: RunConfig, shortage: Shortage, say: Say = lambda _: None) -> Me
                 what=change.what,
                 overrides=change.overrides,
                 options=change.options,
-                in_yaml=change.in_yaml,
                 fits=plan is not None,
                 reason="" if isinstance(found, Plan) else found,
             )
         )
-        if plan is not None and change.in_yaml:
+        if plan is not None:
             return Mended(tuple(attempts), plan, changed(config, change.overrides))
     return Mended(tuple(attempts), None, config)
 
@@ -76,7 +75,7 @@ def _try(config: RunConfig, shortage: Shortage, change: Change) -> Plan | str:
     """Return the plan, or why there is none."""
     cluster = change.cluster or shortage.cluster
     try:
-        found = solve(changed(config, change.overrides), cluster, half=change.half)
+        found = solve(changed(config, change.overrides), cluster)
     except ConfigError as error:
         return "the config does not allow it: " + "; ".join(error.problems)
     except ValueError as error:  # a bottom or head that cannot have it

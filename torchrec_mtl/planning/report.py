@@ -17,7 +17,6 @@ class Attempt:
         what: in words.
         overrides: ``key.path=value`` for the config, as ``train`` takes them.
         options: of ``plan``, as typed.
-        in_yaml: False where a run has no such setting yet.
         fits: whether a plan was found.
         reason: why not; empty where it fits.
     """
@@ -25,7 +24,6 @@ class Attempt:
     what: str
     overrides: tuple[str, ...]
     options: tuple[str, ...]
-    in_yaml: bool
     fits: bool
     reason: str
 

@@ -8,26 +8,20 @@ from torchrec_mtl.embeddings import table_copies
 from torchrec_mtl.registry import resolve
 
 
-def table_bytes(table: TableConfig, optimizer: str, *, half: bool = False) -> int:
+def table_bytes(table: TableConfig, optimizer: str) -> int:
     """Return the bytes of one copy of a table with the state of its optimizer.
 
     Args:
-        table: ``rows`` x ``dim`` numbers of 4 bytes.
+        table: ``rows`` x ``dim`` numbers of its ``dtype``.
         optimizer: ``optim.sparse.type``: one number a row for ``rowwise_adagrad``, one or two a weight for ``adagrad``
-            and ``adam``, none for ``sgd``.
-        half: numbers of 2 bytes, as TorchRec reckons the state too.
+            and ``adam``, none for ``sgd``; of 4 bytes, which TorchRec takes for as many as a weight has.
 
     Example:
         >>> table_bytes(TableConfig(name="item", rows=1000, dim=16), "rowwise_adagrad")
         68000
     """
-    numbers = {
-        "rowwise_adagrad": table.dim + 1,
-        "adagrad": 2 * table.dim,
-        "adam": 3 * table.dim,
-        "sgd": table.dim,
-    }
-    return table.rows * numbers[optimizer] * (2 if half else 4)
+    states = {"rowwise_adagrad": 1, "adagrad": table.dim, "adam": 2 * table.dim, "sgd": 0}
+    return table.rows * (table.dim * (2 if table.dtype == "fp16" else 4) + states[optimizer] * 4)
 
 
 def copies(config: RunConfig) -> int:
@@ -35,13 +29,13 @@ def copies(config: RunConfig) -> int:
     return len(table_copies("", resolve("head", config.head.type).tables, config.task_names))
 
 
-def needed_bytes(config: RunConfig, *, half: bool = False) -> int:
+def needed_bytes(config: RunConfig) -> int:
     """Return the bytes of all copies of all tables with the state of their optimizer."""
-    one = sum(table_bytes(t, config.optim.sparse.type, half=half) for t in config.features.tables)
+    one = sum(table_bytes(t, config.optim.sparse.type) for t in config.features.tables)
     return copies(config) * one
 
 
-def largest(config: RunConfig, count: int = 5, *, half: bool = False) -> tuple[tuple[str, int], ...]:
+def largest(config: RunConfig, count: int = 5) -> tuple[tuple[str, int], ...]:
     """Return the largest tables with the bytes of one copy, largest first."""
-    sizes = [(t.name, table_bytes(t, config.optim.sparse.type, half=half)) for t in config.features.tables]
+    sizes = [(t.name, table_bytes(t, config.optim.sparse.type)) for t in config.features.tables]
     return tuple(sorted(sizes, key=lambda one: -one[1])[:count])

@@ -9,9 +9,10 @@ from math import prod
 from typing import Any, cast
 
 import torch
-from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torch import nn
 from torchrec.distributed.planner.types import PlannerError, PlannerErrorType, ShardingOption, Stats, Topology
 from torchrec.distributed.planner.types import Shard as PlannerShard
+from torchrec.distributed.types import ModuleSharder
 
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.model import MultiTaskModel, build_model
@@ -27,14 +28,15 @@ from torchrec_mtl.planning.result import (
     TooLarge,
 )
 from torchrec_mtl.planning.sizes import largest, needed_bytes
+from torchrec_mtl.training.comms import comm_codecs
 from torchrec_mtl.training.optim import fuse_sparse_optimizer
 from torchrec_mtl.training.sharding import (
     RESERVED,
+    make_enumerator,
     make_planner,
     make_topology,
     refused_in_runs,
     sharders,
-    table_constraints,
 )
 
 # Copies of a dense weight: itself, its gradient, and the optimizer's.
@@ -42,13 +44,12 @@ _DENSE_COPIES = {"adam": 4, "adamw": 4, "adagrad": 3, "sgd": 2}
 _NO_ROOM = (PlannerErrorType.INSUFFICIENT_STORAGE, PlannerErrorType.STRICT_CONSTRAINTS)
 
 
-def solve(config: RunConfig, cluster: Cluster, *, half: bool = False) -> Plan | Shortage:
+def solve(config: RunConfig, cluster: Cluster) -> Plan | Shortage:
     """Plan a run for a cluster.
 
     Args:
         config: checked for ``cluster.device``.
         cluster: that the run would have.
-        half: tables of 2 bytes a number, which no run can have yet; tells what they would save.
 
     Returns:
         The plan that training would make there, or what is missing.
@@ -60,10 +61,10 @@ def solve(config: RunConfig, cluster: Cluster, *, half: bool = False) -> Plan | 
     if problems := refused_in_runs(config):
         raise ValueError("\n".join(problems))
     hbm, ddr = available(cluster)
-    shortage = Shortage(cluster, hbm, ddr, needed_bytes(config, half=half), largest(config, half=half), (), 0.0)
+    shortage = Shortage(cluster, hbm, ddr, needed_bytes(config), largest(config), (), 0.0)
     if shortage.needed_bytes > shortage.capacity:
         return shortage
-    model = meta_model(config, cluster.device, half=half)
+    model = meta_model(config, cluster.device)
     start = time.perf_counter()
     recorder, found = _run_planner(model, config, cluster)
     seconds = time.perf_counter() - start
@@ -94,21 +95,14 @@ def explained(shortage: Shortage, config: RunConfig) -> Shortage:
     """
     if shortage.too_large:
         return shortage
-    topology = _topology(shortage.cluster)
-    enumerator = EmbeddingEnumerator(
-        topology=topology,
-        batch_size=config.data.batch_size // shortage.cluster.ranks,
-        constraints=table_constraints(config, torch.device(shortage.cluster.device)),
-    )
-    options = enumerator.enumerate(meta_model(config, shortage.cluster.device), sharders())
+    enumerator = make_enumerator(config, _topology(shortage.cluster))
+    options = enumerator.enumerate(meta_model(config, shortage.cluster.device), _sharders(config, shortage.cluster))
     return replace(shortage, too_large=_too_large(options, shortage))
 
 
-def meta_model(config: RunConfig, device: str, *, half: bool = False) -> MultiTaskModel:
+def meta_model(config: RunConfig, device: str) -> MultiTaskModel:
     """Return the model that training would shard, with all parameters on ``meta`` and its tables' optimizer known."""
     model = build_model(config, {}, device="meta", tables="meta")
-    if half:
-        model.embeddings.half()
     # Its state counts as memory.
     fuse_sparse_optimizer(model.embeddings.parameters(), config.optim.sparse, torch.device(device))
     return model
@@ -134,12 +128,17 @@ def _run_planner(model: MultiTaskModel, config: RunConfig, cluster: Cluster) -> 
     """Return what the planner told, and whether it found a plan."""
     recorder = _Recorder()
     try:
-        make_planner(config, _topology(cluster), recorder).plan(model, sharders())
+        make_planner(config, _topology(cluster), recorder).plan(model, _sharders(config, cluster))
     except PlannerError as error:
         if error.error_type not in _NO_ROOM:
             raise ValueError(f"TorchRec's planner refuses this config: {str(error).splitlines()[0]}") from None
         return recorder, False
     return recorder, True
+
+
+def _sharders(config: RunConfig, cluster: Cluster) -> list[ModuleSharder[nn.Module]]:
+    """Return those of training: what ranks exchange in 16 bits takes less time."""
+    return sharders(comm_codecs(config, torch.device(cluster.device), cluster.ranks))
 
 
 def _topology(cluster: Cluster) -> Topology:

@@ -132,12 +132,12 @@ def _attempts(attempts: Sequence[Attempt]) -> Iterator[str]:
         yield f"  {'fits' if attempt.fits else 'does not fit'}: {attempt.what}"
         if attempt.reason:
             yield f"    {attempt.reason}"
-    if attempts[-1].fits and attempts[-1].in_yaml:
+    if attempts[-1].fits:
         yield f"the cheapest that fits: {attempts[-1].what}"
         yield from (f"  in the YAML, or after the config: {override}" for override in attempts[-1].overrides)
         yield from (f"  for plan, and when renting: {option}" for option in attempts[-1].options)
         return
-    yield "none of them fits that a run can make; take more nodes, fewer rows, or a smaller dim"
+    yield "none of them fits; take more nodes, fewer rows, or a smaller dim"
 
 
 def _growth(report: Report) -> Iterator[str]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.retrieval import RetrievalConfig
@@ -71,12 +72,15 @@ def index_run(run: str | Path, items: Sequence[str], out: Path, options: IndexOp
         session = _session(loaded, device)
         vectors = np.concatenate([*vectors_of(session, files, "item")])
         ids = _column(files, retrieval.item)
-        if add:
-            index = ItemIndex.load(out)
-            index.add(ids, vectors)
-        else:
-            notes = {"run": str(Path(run).resolve()), "item": retrieval.item}
-            index = ItemIndex.build(ids, vectors, config.task_names, options, notes)
+        index = ItemIndex.load(out) if add else None
+        try:
+            if index is not None:
+                index.add(ids, vectors)
+            else:
+                notes = {"run": str(Path(run).resolve()), "item": retrieval.item}
+                index = ItemIndex.build(ids, vectors, config.task_names, options, notes)
+        except ValueError as error:
+            raise ValueError(f"items of {files[0].path}, column '{retrieval.item}': {error}") from error
         index.save(out)
         return Indexed(index, _recall(session, index))
 
@@ -110,6 +114,8 @@ def search_index(
     """
     index = ItemIndex.load(folder)
     run = run or index.notes.get("run", "")
+    if not run:
+        raise ValueError(f"the index in {folder} does not say which run it was made of; name it with --run")
     loaded, retrieval = _load(run)
     config = loaded[0]
     if config.task_names != index.tasks:
@@ -118,12 +124,11 @@ def search_index(
             f"{', '.join(config.task_names)}; name the run that it was made of with --run, or make it again"
         )
     files = _open(queries, config, "user", retrieval.query)
-    names, done, writer = _column(files, retrieval.query), 0, None
+    names, done = _column(files, retrieval.query), 0
     seen = _column(files, retrieval.seen) if retrieval.seen and _have(files, retrieval.seen) else None
-    partial = out.with_name(f".partial-{out.name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with process_group(config.train.device) as device:
+    writer: pq.ParquetWriter | None = None
+    with process_group(config.train.device) as device, whole_file(out) as partial:
+        try:
             for vectors in vectors_of(_session(loaded, device), files, "user"):
                 hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()
                 ids, scores = _unseen(index, vectors, k, weights, hidden)
@@ -137,10 +142,9 @@ def search_index(
                 writer = writer or pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table)
                 done += len(vectors)
-    finally:
-        if writer is not None:
-            writer.close()
-    partial.replace(out)
+        finally:
+            if writer is not None:
+                writer.close()
     return done
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TextIO
 
 import torch.distributed as dist
-import yaml
 
+from torchrec_mtl import device
 from torchrec_mtl.atomic import write_text
+from torchrec_mtl.config.checks_device import for_the_cpu
+from torchrec_mtl.config.later import with_later_keys
 from torchrec_mtl.config.load import ConfigError, dump, load_config
 from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.config.text import read_plain
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, on_rank_0_alone
@@ -28,7 +31,7 @@ from torchrec_mtl.training.distributed import on_rank_0, on_rank_0_alone
 _MAY_DIFFER = frozenset(
     [
         *(f"data.{key}" for key in ("prefetch", "prepare", "test", "train")),
-        "features.tables.*.sharding",
+        *(f"features.tables.*.{key}" for key in ("cache_load_factor", "kernel", "sharding")),
         "init_from",
         "run_dir",
         *(f"train.{key}" for key in ("checkpoint_every", "device", "keep", "log_every", "pipeline", "references")),
@@ -62,7 +65,7 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
         if old is not None:  # without a config of ours, what lies here is not ours
             _forget(run_dir)
     elif old is not None and checkpoints.index():
-        if changed := _differences(old, config.model_dump(mode="json")):
+        if changed := _differences(with_later_keys(old, config), config.model_dump(mode="json")):
             where = f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
             raise ConfigError(changed, source=where)
     elif any(checkpoints.folder.glob("step-*")):
@@ -120,20 +123,21 @@ def lock(run_dir: Path) -> TextIO:
 
 
 def leave_nothing(run_dir: Path) -> None:
-    """Take back what `locked` and `enter` made, where the data turn out to be bad before the run has anything."""
-    for name in ("config.yaml", _LOCK):
+    """Take back what a run has made, where something turns out to be bad before its first step."""
+    if any(run_dir.glob("checkpoints/*step-*")) or (run_dir / "metrics.jsonl").exists():
+        return
+    for name in ("config.yaml", "statistics.json", "init_from.json", _LOCK):
         (run_dir / name).unlink(missing_ok=True)
-    with suppress(OSError):  # something else lies there
-        run_dir.rmdir()
+    shutil.rmtree(run_dir / "checkpoints" / "origin", ignore_errors=True)
+    for folder in (run_dir / "checkpoints", run_dir):
+        with suppress(OSError):  # something else lies there, or nothing
+            folder.rmdir()
 
 
 def _read_config(path: Path) -> Mapping[str, object] | None:
     if not path.is_file():
         return None
-    try:
-        config = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError:
-        config = None
+    config = read_plain(path)
     if not isinstance(config, dict) or not {"data", "head", "run_dir"} <= config.keys():
         raise ValueError(f"{path} is there, but is not the config of a run; take another run_dir")
     return config
@@ -192,5 +196,6 @@ def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
     for name in ("config.yaml", "statistics.json", "checkpoints"):
         if not (run_dir / name).exists():
             raise ValueError(f"{run_dir} is not a trained run: {name} is missing. Give the run_dir of a training")
-    config = load_config(run_dir / "config.yaml", ["train.device=auto", "optim.sparse={type: sgd}"])
+    placement = [] if device.has_cuda() else for_the_cpu(_read_config(run_dir / "config.yaml") or {})
+    config = load_config(run_dir / "config.yaml", ["train.device=auto", "optim.sparse={type: sgd}", *placement])
     return config, Statistics.load(run_dir / "statistics.json"), Checkpoints(run_dir)

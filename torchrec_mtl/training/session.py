@@ -12,7 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipeline, TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import (
+    PrefetchTrainPipelineSparseDist,
+    TrainPipeline,
+    TrainPipelineBase,
+    TrainPipelineSparseDist,
+)
 
 from torchrec_mtl.collectives import rank, world_size
 from torchrec_mtl.config.run import RunConfig
@@ -28,6 +33,7 @@ from torchrec_mtl.model import build_model
 from torchrec_mtl.objective import Objective, StepOutput
 from torchrec_mtl.training.candidates import TrainingCandidates
 from torchrec_mtl.training.checkpoint import Checkpoints
+from torchrec_mtl.training.constraints import prefetches
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
 from torchrec_mtl.training.optim import Optimizers, UpdateMasks
 from torchrec_mtl.training.retrieval import corpus_metrics
@@ -45,7 +51,7 @@ class Session:
         model: sharded.
         objective: its dense part.
         optimizers: of tables and dense part.
-        sparse_dist: ``TrainPipelineSparseDist``, or None where the base pipeline is used.
+        sparse_dist: a ``TrainPipelineSparseDist``, or None where the base pipeline is used.
         scales: of the labels, which losses are built with.
         statistics: of the training data.
         negatives: draws items beside the rows of a training batch.
@@ -198,7 +204,7 @@ def open_session(
         model=sharded,
         objective=objective,
         optimizers=optimizers,
-        sparse_dist=TrainPipelineSparseDist(sharded, cast(Any, optimizers.combined), device)
+        sparse_dist=_pipeline(config)(sharded, cast(Any, optimizers.combined), device)
         if _overlaps(config, device)
         else None,
         scales=scales,
@@ -228,8 +234,12 @@ def _is_worth_showing(record: logging.LogRecord) -> bool:
 
 def _overlaps(config: RunConfig, device: torch.device) -> bool:
     if config.train.pipeline != "auto":
-        return config.train.pipeline == "sparse_dist"
+        return config.train.pipeline != "base"
     return device.type == "cuda" or dist.get_world_size() > 1
+
+
+def _pipeline(config: RunConfig) -> type[TrainPipelineSparseDist[Batch, StepOutput]]:
+    return PrefetchTrainPipelineSparseDist if prefetches(config) else TrainPipelineSparseDist
 
 
 def take(batches: Iterator[Batch], count: int) -> Iterator[Batch]:

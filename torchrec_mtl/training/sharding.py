@@ -14,36 +14,43 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator, EmbeddingStorageEstimator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import (
     KernelConfig,
-    ParameterConstraints,
     Stats,
     Topology,
     TopologyFactory,
     TrainerConfig,
 )
-from torchrec.distributed.types import ModuleSharder
+from torchrec.distributed.types import ModuleSharder, PipelineType
 
 from torchrec_mtl.config.checks import refused_in_runs as refused_in_runs
-from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, SparseConfig
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.embeddings import initialise_tables, table_copies
+from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.model import MultiTaskModel
-from torchrec_mtl.registry import resolve
+from torchrec_mtl.training.comms import Codecs, comm_codecs
+from torchrec_mtl.training.constraints import ids_a_sample as ids_a_sample
+from torchrec_mtl.training.constraints import prefetches
+from torchrec_mtl.training.constraints import table_constraints as table_constraints
 from torchrec_mtl.training.optim import fuse_sparse_optimizer
 
 RESERVED = 0.1
 """Share of a GPU's memory that is kept from tables, for the dense part and what a step needs."""
 
 
-def sharders() -> list[ModuleSharder[nn.Module]]:
-    """Return the sharders of both collections."""
+def sharders(codecs: Codecs | None = None) -> list[ModuleSharder[nn.Module]]:
+    """Return the sharders of both collections.
+
+    Args:
+        codecs: of what ranks exchange, from `comm_codecs`; None: fp32.
+    """
     # Without the mode FBGEMM takes a weight decay and ignores it.
     fused = {"weight_decay_mode": WeightDecayMode.L2}
     both = [
-        EmbeddingBagCollectionSharder(fused_params=dict(fused)),
-        EmbeddingCollectionSharder(fused_params=dict(fused)),
+        EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=codecs),
+        EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=codecs),
     ]
     return cast("list[ModuleSharder[nn.Module]]", both)
 
@@ -72,7 +79,8 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
         ddr_bytes=_host_memory(),
     )
     planner = make_planner(config, topology)
-    plan = planner.collective_plan(model, sharders(), group)
+    codecs = comm_codecs(config, device, dist.get_world_size())
+    plan = planner.collective_plan(model, sharders(codecs), group)
     with warnings.catch_warnings():
         # TorchRec hands DDP an argument that torch has renamed; nothing a user could do about it.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
@@ -81,7 +89,7 @@ def shard(model: MultiTaskModel, config: RunConfig, device: torch.device) -> Dis
             model,
             device=device,
             plan=plan,
-            sharders=sharders(),
+            sharders=sharders(codecs),
             init_data_parallel=dist.get_world_size() > 1,  # one rank has nobody to share gradients with
         )
     initialise_tables(sharded.state_dict(), config.features, config.train.seed)
@@ -121,10 +129,35 @@ def make_planner(config: RunConfig, topology: Topology, stats: Stats | None = No
     """
     return EmbeddingShardingPlanner(
         topology=topology,
+        enumerator=make_enumerator(config, topology),
         constraints=table_constraints(config, torch.device(topology.compute_device)),
         storage_reservation=FixedPercentageStorageReservation(RESERVED),
         batch_size=config.data.batch_size // topology.world_size,
         stats=stats,
+    )
+
+
+def make_enumerator(config: RunConfig, topology: Topology) -> EmbeddingEnumerator:
+    """Return what lists the ways to cut each table, with estimates of memory and time.
+
+    Args:
+        config: the run.
+        topology: from `make_topology`.
+    """
+    constraints = table_constraints(config, torch.device(topology.compute_device))
+    storage = EmbeddingStorageEstimator(topology=topology, constraints=constraints)
+    if prefetches(config):  # three batches are on the GPU at a time
+        storage = EmbeddingStorageEstimator(
+            topology=topology,
+            constraints=constraints,
+            pipeline_type=PipelineType.TRAIN_PREFETCH_SPARSE_DIST,
+            run_embedding_at_peak_memory=True,
+        )
+    return EmbeddingEnumerator(
+        topology=topology,
+        batch_size=config.data.batch_size // topology.world_size,
+        constraints=constraints,
+        estimator=[EmbeddingPerfEstimator(topology=topology, constraints=constraints), storage],
     )
 
 
@@ -140,37 +173,3 @@ def _device_memory(device: torch.device) -> int | None:
 
 def _local_world_size() -> int:
     return min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), dist.get_world_size())
-
-
-def table_constraints(config: RunConfig, device: torch.device) -> dict[str, ParameterConstraints]:
-    """Return the sharding types that the planner may choose from, and the ids a sample it reckons with, by table."""
-    sharing = resolve("head", config.head.type).tables
-    constraints: dict[str, ParameterConstraints] = {}
-    for table in config.features.tables:
-        types: list[str] = [*table.sharding] if table.sharding is not None else _types(config, device)
-        for copy, _ in table_copies(table.name, sharing, config.task_names):
-            constraints[copy] = ParameterConstraints(
-                sharding_types=types, pooling_factors=ids_a_sample(config.features, table.name)
-            )
-    return constraints
-
-
-def ids_a_sample(features: FeaturesConfig, table: str) -> list[float]:
-    """Return how many ids of a sample each feature looks up in a table: its longest list, or 1 where none is set.
-
-    TorchRec would reckon with one id a table, whatever reads it, and with that plan too little memory and time for
-    tables of sequences.
-    """
-    both: tuple[SparseConfig | SequenceConfig, ...] = (*features.sparse, *features.sequences)
-    readers = [f for f in both if f.table == table]
-    return [float(f.max_length or 1) for f in readers]
-
-
-def _types(config: RunConfig, device: torch.device) -> list[str]:
-    # Not data parallel: such tables have no fused optimizer, and TorchRec fails on a data-parallel EmbeddingCollection
-    # that two features read.
-    types = ["table_wise"] if device.type == "cpu" else ["table_wise", "row_wise", "table_row_wise"]
-    if config.optim.sparse.type == "rowwise_adagrad":
-        # Cut into columns, a table has one state a row and part: another optimizer, which no other plan can go on with.
-        return types
-    return [*types, "column_wise", "table_column_wise"]

@@ -100,7 +100,9 @@ def test_fingerprints_tell_settings_and_data_apart_but_not_seeds(folder):
     plain, other = pairs["shared_bottom"], pairs["htlnet"]
     mark = plain.fingerprint(plain.run)
     assert mark == plain.fingerprint(plain.configure(["train.seed=5", "run_dir=elsewhere"]))
-    assert len({mark, other.fingerprint(other.run), plain.fingerprint(plain.configure(["train.epochs=3"]))}) == 3
+    assert mark == plain.fingerprint(plain.configure(["train.save=wait"]))
+    changed_runs = [plain.configure([word]) for word in ("train.epochs=3", "train.precision=bf16", "train.comms=fp16")]
+    assert len({mark, other.fingerprint(other.run), *map(plain.fingerprint, changed_runs)}) == 5
     (folder / "test.parquet").write_bytes((folder / "validation.parquet").read_bytes())
     changed = open_suite(folder)[1]["shared_bottom"]
     assert changed.fingerprint(changed.run) != mark

@@ -8,8 +8,10 @@ import pytest
 
 from torchrec_mtl.bottoms.concat import Concat
 from torchrec_mtl.config.checks import notes
+from torchrec_mtl.config.checks_device import for_the_cpu
 from torchrec_mtl.config.checks_tasks import METRICS
 from torchrec_mtl.config.load import parse
+from torchrec_mtl.config.overrides import apply_overrides
 from torchrec_mtl.data.files import open_files
 from torchrec_mtl.data.preflight import check_schema
 from torchrec_mtl.data.synthetic import make_table
@@ -410,3 +412,39 @@ def test_auto_is_the_cpu_where_fbgemm_is_the_cpu_build(monkeypatch):
     assert not device.has_cuda()
     monkeypatch.setattr(device, "installed_versions", lambda: {"fbgemm-gpu": "1.8.0"})
     assert device.has_cuda()
+
+
+def test_placement_on_a_gpu_is_refused_on_the_cpu(problems):
+    found = problems(
+        "train.device=cpu",
+        "train.pipeline=prefetch_sparse_dist",
+        "train.comms=bf16",
+        "features.tables.0.kernel=fused_uvm_caching",
+        "features.tables.1.cache_load_factor=0.1",
+        "features.tables.2.dtype=fp16",
+        "train.precision=bf16",
+    )
+    assert found == [
+        f"features.tables.0.kernel: fused_uvm_caching is of GPUs, and on CPU all memory is the host's; "
+        f"remove it, {NOT_ON_CPU}",
+        f"features.tables.1.cache_load_factor: on CPU there is no cache; remove it, {NOT_ON_CPU}",
+        f"train.pipeline: prefetch_sparse_dist fills a GPU's cache; use auto, {NOT_ON_CPU}",
+        f"train.comms: gloo, which ranks on CPU talk by, has no bf16; use fp16, {NOT_ON_CPU}",
+    ]
+
+
+def test_placement_on_a_gpu_is_read_for_one(problems):
+    cache = ("features.tables.0.kernel=fused_uvm_caching", "features.tables.0.cache_load_factor=0.1")
+    assert problems("train.device=cuda", "train.comms=bf16", "train.pipeline=prefetch_sparse_dist", *cache) == []
+    assert problems("features.tables.0.kernel=fused") == [
+        "features.tables.0.cache_load_factor: 0.1 of a cache that kernel: fused does not have; "
+        "take kernel: fused_uvm_caching, or remove it"
+    ]
+
+
+def test_a_config_of_a_gpu_can_be_made_one_for_the_cpu(raw):
+    raw["features"]["tables"][0] |= {"kernel": "fused_uvm_caching", "cache_load_factor": 0.1, "sharding": ["row_wise"]}
+    raw["train"] = {"device": "cuda", "comms": "bf16", "pipeline": "prefetch_sparse_dist"}
+    parse(raw)
+    assert apply_overrides(raw, [*for_the_cpu(raw), "train.device=cpu"]) == []
+    assert parse(raw).features.tables[0].kernel == "auto"

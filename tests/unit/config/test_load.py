@@ -24,7 +24,7 @@ BROKEN = {
     "train:\n\tepochs: 2\n": "line 2: a tab; indent with blanks (found 'epochs: 2')",
     "run_dir: a: b\n": "line 1: not YAML: mapping values are not allowed here (found 'run_dir: a: b')",
     "train: {epochs: 2\n": "line 2: not YAML: expected ',' or '}', but got the end, in what begins on line 1",
-    "train: &a {b: *a}\n": "an alias (*name) stands inside what it refers to; remove it",
+    "train: &a {b: *a}\n": "line 1: an alias (*name) stands inside what it refers to; remove it",
     "x: !!python/name:os.system\n": (
         "line 1: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system' "
         "(found 'x: !!python/name:os.system')"

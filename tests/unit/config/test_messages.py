@@ -56,7 +56,7 @@ TYPES = {
     "bottom=[concat]": "bottom: expected a name, or a mapping such as {type: concat} (found [concat])",
     "tasks={click: {kind: binary}}": "tasks: expected a list, such as [{name: ...}] (found {click: {kind: binary}})",
     "train.device=gpu": "train.device: expected auto, cpu or cuda, found 'gpu'. Did you mean 'cpu'?",
-    "train.pipeline=3": "train.pipeline: expected auto, base or sparse_dist, found 3.",
+    "train.pipeline=3": "train.pipeline: expected auto, base, sparse_dist or prefetch_sparse_dist, found 3.",
     "tasks.2.kind=regresion": (
         "tasks.2.kind: expected binary or regression, found 'regresion'. Did you mean 'regression'?"
     ),

@@ -20,8 +20,8 @@ def mended(run: RunConfig, cluster: Cluster) -> Mended:
     found = mend(run, explained(shortage, run))
     if found.plan is not None:
         last = found.attempts[-1]
-        assert (last.fits, last.in_yaml, last.reason) == (True, True, "")
-        assert [a.what for a in found.attempts if a.fits and a.in_yaml] == [last.what]
+        assert (last.fits, last.reason) == (True, "")
+        assert [a.what for a in found.attempts if a.fits] == [last.what]
         again = solve(changed(run, last.overrides), found.plan.cluster)
         assert isinstance(again, Plan)
         assert again.tables == found.plan.tables
@@ -58,21 +58,39 @@ def test_host_memory_is_next_and_the_planner_uses_it() -> None:
     assert sum(s.ddr_bytes for s in user.shards) >= 1_000_000_000 * 36
 
 
-def test_then_dim_is_halved_for_as_few_tables_as_it_takes() -> None:
+def test_a_table_bound_to_the_gpu_is_let_go_first() -> None:
+    made = raw(rows={"user": 1_000_000_000})
+    made["features"]["tables"][0]["kernel"] = "fused"
+    found = mended(parse(made), Cluster(1, 1, "cuda", 16.0, 64.0))
+    assert [a.overrides for a in found.attempts] == [("features.tables.user.kernel=auto",)]
+
+
+def test_a_smaller_cache_is_tried_where_the_host_has_room() -> None:
+    made = raw(rows={"user": 1_000_000_000})
+    made["features"]["tables"][0] |= {"kernel": "fused_uvm_caching", "cache_load_factor": 0.9}
+    found = mended(parse(made), Cluster(1, 1, "cuda", 16.0, 64.0))
+    assert [a.overrides for a in found.attempts] == [("features.tables.user.cache_load_factor=0.05",)]
+    user = found.plan.tables[0]  # type: ignore[union-attr]
+    assert user.kernel == "fused_uvm_caching"
+    gpu, host = (sum(getattr(s, f"{kind}_bytes") for s in user.shards) for kind in ("hbm", "ddr"))
+    assert (round(host / 1e9), round(gpu / 1e9, 1)) == (36, 6.6)  # 4 GB of it tell which rows are in the cache
+
+
+def test_then_numbers_are_halved_for_as_few_tables_as_it_takes() -> None:
     rows = {"user": 2_500_000_000, "tag": 100_000_000}  # 84 and 3 GiB
     found = mended(config(rows=rows), Cluster(1, 1, "cuda", 80.0, 0.25))
-    assert found.attempts[-1].overrides == ("features.tables.user.dim=4",)
+    assert found.attempts[-1].overrides == ("features.tables.user.dtype=fp16",)
     rows["tag"] = 1_900_000_000  # 64 GiB: half of one is not enough
-    found = mended(config(rows=rows), Cluster(1, 1, "cuda", 100.0, 0.25))
-    assert found.attempts[-1].overrides == ("features.tables.user.dim=4", "features.tables.tag.dim=4")
+    found = mended(config(rows=rows), Cluster(1, 1, "cuda", 104.0, 0.25))
+    assert found.attempts[-1].overrides == ("features.tables.user.dtype=fp16", "features.tables.tag.dtype=fp16")
 
 
-def test_half_precision_is_told_of_and_not_proposed() -> None:
-    found = mended(config(rows={"user": 2_500_000_000}), Cluster(1, 1, "cuda", 80.0, 0.25))
-    half, dim = found.attempts[-2:]
-    assert (half.fits, half.in_yaml, half.overrides, half.options) == (True, False, (), ())
-    assert "YAML has no such option yet" in half.what
-    assert (dim.fits, dim.in_yaml) == (True, True)
+def test_then_dim_is_halved_for_as_few_tables_as_it_takes() -> None:
+    made = raw(rows={"user": 5_000_000_000, "tag": 200_000_000})  # 93 and 4 GiB
+    for table in made["features"]["tables"]:
+        table["dtype"] = "fp16"
+    found = mended(parse(made), Cluster(1, 1, "cuda", 80.0, 0.25))
+    assert found.attempts[-1].overrides == ("features.tables.user.dim=4",)
 
 
 def test_a_cpu_takes_columns_and_nodes_together() -> None:

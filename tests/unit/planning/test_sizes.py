@@ -19,7 +19,8 @@ from torchrec_mtl.planning.sizes import copies, largest, needed_bytes, table_byt
 def test_a_table_is_its_weights_and_the_state_of_its_optimizer(optimizer: str, expected: int) -> None:
     table = TableConfig(name="item", rows=1000, dim=128)
     assert table_bytes(table, optimizer) == expected
-    assert table_bytes(table, optimizer, half=True) == expected // 2
+    half = table.model_copy(update={"dtype": "fp16"})
+    assert table_bytes(half, optimizer) == expected - 1000 * 128 * 2  # its state stays fp32
 
 
 def test_a_head_with_own_tables_needs_them_once_a_task() -> None:

@@ -9,7 +9,7 @@ import torch
 from tests.unit.planning.configs import CPU, GPUS, config, planned, raw
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.model import build_model
-from torchrec_mtl.planning.result import GIB, Cluster, Cost, Shortage, Summary
+from torchrec_mtl.planning.result import GIB, Cluster, Cost, Shortage, Summary, TablePlan
 from torchrec_mtl.planning.solve import explained, meta_model, solve
 from torchrec_mtl.testing.ranks import run_ranks
 from torchrec_mtl.training.sharding import make_planner, make_topology, shard, sharders
@@ -146,3 +146,50 @@ def test_the_plan_is_the_one_that_training_makes(ranks: int) -> None:
     ours = {t.name: (t.sharding, t.kernel, [(s.rank, s.rows, s.columns) for s in t.shards]) for t in plan.tables}
     assert run_ranks(_trained_plan, ranks, made) == [ours] * ranks
     assert len({s.rank for t in plan.tables for s in t.shards}) == ranks
+
+
+def of_user(**table: Any) -> TablePlan:
+    made = raw(rows={"user": 10_000_000}, train=table.pop("train", {}))
+    made["features"]["tables"][0] |= table
+    return next(t for t in planned(parse(made), GPUS).tables if t.name == "user")
+
+
+def bytes_of(table: TablePlan) -> tuple[int, int]:
+    """Of GPUs and of hosts."""
+    return sum(s.hbm_bytes for s in table.shards), sum(s.ddr_bytes for s in table.shards)
+
+
+def test_a_kernel_puts_a_table_into_host_memory_and_a_share_of_it_on_the_gpu() -> None:
+    fused, uvm = bytes_of(of_user()), bytes_of(of_user(kernel="fused_uvm"))
+    caches = [bytes_of(of_user(kernel="fused_uvm_caching", cache_load_factor=f)) for f in (0.1, 0.2, 0.4)]
+    default = bytes_of(of_user(kernel="fused_uvm_caching"))
+    table = 10_000_000 * 9 * 4
+    assert fused[0] > table
+    assert fused[1] == 0
+    assert {ddr for _, ddr in (uvm, *caches)} == {table}
+    assert uvm[0] < caches[0][0] < caches[1][0] < caches[2][0] < fused[0]
+    assert default == caches[1]
+
+
+def test_rows_of_fp16_take_half_and_what_is_looked_up_does_not() -> None:
+    wide, narrow = (of_user(dtype=dtype) for dtype in ("fp32", "fp16"))
+    ids = 8 * sum(s.lookups for s in wide.shards)
+    vectors = sum(64 * s.columns * 4 for s in wide.shards)
+    assert wide.sharding == narrow.sharding
+    assert bytes_of(wide)[0] - ids - vectors == 2 * (bytes_of(narrow)[0] - ids - vectors)
+
+
+def test_what_is_exchanged_in_16_bits_takes_less_time() -> None:
+    wide, narrow = (
+        max(r.cost.comms for r in planned(config(rows={"user": 10_000_000}, train={"comms": comms}), GPUS).ranks)
+        for comms in ("fp32", "bf16")
+    )
+    assert narrow == pytest.approx(wide / 2, rel=0.3)
+    assert narrow < wide
+
+
+def test_a_cache_filled_ahead_is_faster_and_takes_more() -> None:
+    cache = {"kernel": "fused_uvm_caching", "cache_load_factor": 0.1}
+    plain, ahead = of_user(**cache), of_user(**cache, train={"pipeline": "prefetch_sparse_dist"})
+    assert sum(s.cost.fwd_compute for s in ahead.shards) < sum(s.cost.fwd_compute for s in plain.shards)
+    assert bytes_of(ahead)[0] > bytes_of(plain)[0]
