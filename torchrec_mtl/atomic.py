@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,6 +25,30 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[Path]:
+    """Yield where to write a file that takes the place of ``out`` when all of it is there; else it is removed.
+
+    Raises:
+        ValueError: ``out`` cannot be written: a folder or a device lies there, no folder can be made, the disk is full.
+    """
+    partial = out.with_name(f".partial-{out.name}")
+    try:
+        if out.exists() and not out.is_file():  # a rename would put a file in the place of /dev/null
+            raise ValueError(f"cannot write {out}: it is no file; name another one")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, out)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+    except OSError as error:
+        below_a_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "what should be its folder is a file" if below_a_file else error.strerror or str(error)
+        raise ValueError(f"cannot write {out}: {reason}; name another file") from error
 
 
 def sync_folder(folder: Path) -> None:

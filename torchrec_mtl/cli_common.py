@@ -14,7 +14,7 @@ import typer
 from torchrec_mtl import doctor
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-_LAST_S = 3.0
+_LAST_S = 1.0
 
 RunDir = Annotated[Path, typer.Argument(help="The run_dir of a trained run.", show_default=False)]
 
@@ -46,7 +46,7 @@ def errors_for_people() -> Iterator[None]:
     except (NonFiniteLossError, CheckpointError, DataTimeoutError, OSError) as error:
         tell_torchrun(error)
         fail(str(error))
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         tell_torchrun(error)
         if not is_ours(error):
             raise

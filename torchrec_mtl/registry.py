@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -84,6 +85,27 @@ _GROUPS: dict[Kind, str] = {
 _MARKS: dict[Kind, str] = {"head": "phases", "bottom": "per_task", "loss": "kinds", "rule": "needs"}
 
 
+SWITCH = "TORCHREC_MTL_PLUGINS"
+"""Environment variable: ``off`` refuses code that a config names: dotted paths, and the script of ``data.prepare``."""
+
+
+def check_switch(what: str) -> None:
+    """Let a config bring code of its own in, or refuse it; a value that nobody knows refuses, too.
+
+    Args:
+        what: it names, for the message.
+
+    Raises:
+        ValueError: the environment variable ``TORCHREC_MTL_PLUGINS`` is set, and not to ``on``.
+    """
+    value = os.environ.get(SWITCH, "")
+    if value.lower() not in {"", "on"}:
+        raise ValueError(
+            f"{what} is code that the config brings in, and {SWITCH}={value} refuses that; "
+            f"unset {SWITCH} if you trust it"
+        )
+
+
 @cache
 def _installed(group: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=group)}
@@ -123,7 +145,8 @@ def resolve(kind: Kind, reference: str) -> type[Any]:
     """Return the class that ``reference`` names.
 
     Raises:
-        ValueError: the name is unknown, its module or attribute cannot be imported, or it is of another kind.
+        ValueError: the name is unknown, its module or attribute cannot be imported, or it is of another kind; or it is
+            a dotted path, and these are switched off.
     """
     known = names(kind)
     path = known.get(reference, reference)
@@ -133,6 +156,8 @@ def resolve(kind: Kind, reference: str) -> type[Any]:
             " A class of yours is written package.module:Class." if "." in reference else did_you_mean(reference, known)
         )
         raise ValueError(f"unknown {kind} '{reference}'.{hint}")
+    if reference not in known:
+        check_switch(f"{kind} '{reference}'")
     found = _import(kind, module, attribute)
     if kind == "rule" and _is_of_torchjd(found):
         from torchrec_mtl.gradients.torchjd_by_path import as_rule

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_mtl.atomic import write_text
+from torchrec_mtl.atomic import whole_file, write_text
 
 
 def test_text_is_written_and_replaced(tmp_path: Path) -> None:
@@ -27,4 +27,36 @@ def test_what_was_there_outlasts_a_failure(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "file"
+    for text in ("one", "two"):
+        with whole_file(out) as partial:
+            partial.write_text(text)
+            assert not out.exists() or out.read_text() == "one"
+        assert out.read_text() == text
+    with pytest.raises(ValueError, match=r"^damaged data$"):
+        write_a_part(out, ValueError("damaged data"))
+    with pytest.raises(ValueError, match=r"^cannot write .*file: No space left on device; name another file$"):
+        write_a_part(out, OSError(28, "No space left on device"))
+    assert [p.name for p in out.parent.iterdir()] == ["file"]
+    assert out.read_text() == "two"
+
+
+def write_a_part(out: Path, error: Exception) -> None:
+    with whole_file(out) as partial:
+        partial.write_text("a part")
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("", "it is no file"), ("file/out", "what should be its folder is a file"), ("x" * 300, "File name too long")],
+)
+def test_where_no_file_can_be_is_told(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=rf"^cannot write .*: {reason}; name another"), whole_file(tmp_path / name):
+        raise AssertionError("is not reached")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -81,10 +81,11 @@ def check_run(run: RunConfig, name: str, options: Options, say: Callable[[str], 
     found = [Finding("note", "config", "", "", note, "") for note in notes(run)]
     found += _unopened(run, problems)
     columns = config_columns(run.data, run.features, run.tasks)
-    found += layout_findings(files, columns, problems)
     day = _day(run, options, files)
     scan = Scan(run, files, day, options.leak_rows)
     scan.read(say)
+    damaged = {path for finding in scan.findings if finding.kind == "damaged" for path in finding.files}
+    found += layout_findings(files, columns, problems, damaged)
     found += scan.findings
     trained = "train" in scan.splits
     ids = tuple(s.figures(trained=trained) for split in scan.splits.values() for s in split.ids.values())

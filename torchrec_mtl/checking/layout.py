@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -18,7 +18,10 @@ _COLUMNS_NAMED = 5
 
 
 def layout_findings(
-    files: Mapping[str, Sequence[DataFile]], columns: Sequence[Column], known: Sequence[str]
+    files: Mapping[str, Sequence[DataFile]],
+    columns: Sequence[Column],
+    known: Sequence[str],
+    damaged: Collection[str] = (),
 ) -> Iterator[Finding]:
     """Compare the files of all splits.
 
@@ -26,13 +29,14 @@ def layout_findings(
         files: by split.
         columns: that the run reads.
         known: problems of single splits, which were told before.
+        damaged: paths of files that could not be read.
     """
     yield from _between_splits(files, columns, known)
     read = {column.name for column in columns}
     for split, opened in files.items():
         yield from _types(split, opened, read)
         yield from _extra(split, opened, read)
-        yield from _codecs(split, opened)
+        yield from _codecs(split, opened, read, damaged)
         yield from _row_groups(split, opened)
 
 
@@ -84,14 +88,23 @@ def _extra(split: str, files: Sequence[DataFile], read: set[str]) -> Iterator[Fi
         yield Finding("note", "columns", split, "", what, advice, len(some), having)
 
 
-def _codecs(split: str, files: Sequence[DataFile]) -> Iterator[Finding]:
+def _codecs(
+    split: str, files: Sequence[DataFile], read: Collection[str], damaged: Collection[str]
+) -> Iterator[Finding]:
     codecs: dict[str, str] = {}
     for file in files:
-        if file.metadata.num_row_groups and file.metadata.num_columns:
-            codecs.setdefault(file.metadata.row_group(0).column(0).compression, file.path)
+        if file.path not in damaged and file.row_groups and (column := _first(file, read)) is not None:
+            codecs.setdefault(file.metadata.row_group(0).column(column).compression, file.path)
     if len(codecs) > 1:
         what = f"files are compressed by {' and '.join(sorted(codecs))}"
         yield Finding("note", "codecs", split, "", what, "It is read; a writer changed.", None, tuple(codecs.values()))
+
+
+def _first(file: DataFile, read: Collection[str]) -> int | None:
+    """Return the place of a column that was read; of others pyarrow may not know the codec, and end the process."""
+    places = range(file.metadata.num_columns)
+    paths = ((i, file.metadata.schema.column(i).path) for i in places)
+    return next((i for i, path in paths if path.partition(".")[0] in read), None)
 
 
 def _row_groups(split: str, files: Sequence[DataFile]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from torchrec_mtl.atomic import write_text
 from torchrec_mtl.data.arrow import Doubles
@@ -90,8 +90,17 @@ class Statistics(_Record):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote."""
-        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{path} does not hold the statistics of a run: {where} {first['msg']}") from None
 
 
 class Moments:

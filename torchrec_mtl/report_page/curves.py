@@ -25,10 +25,10 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def _objects(path: Path) -> Iterator[Line]:
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             yield {key: _number(value) for key, value in line.items()}

@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.bench.report import Table
+from torchrec_mtl.config.text import read_plain
 from torchrec_mtl.report_page.curves import curves_of, read_lines
 from torchrec_mtl.report_page.findings import cell, findings_of
 from torchrec_mtl.report_page.html import document, folded, table_of
@@ -23,12 +23,12 @@ def write_page(run: Path, out: Path | None = None) -> Path:
     """Write the page of a run; return where it lies, by default ``report.html`` in the run.
 
     Raises:
-        ValueError: it is no run, or one of its files is damaged.
+        ValueError: it is no run, one of its files is damaged, or the page cannot be written.
     """
     page = page_of(run)
     out = out or run / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    with whole_file(out) as partial:
+        partial.write_text(page, encoding="utf-8")
     return out
 
 
@@ -39,6 +39,13 @@ def page_of(run: Path) -> str:
         ValueError: it is no run, or one of its files is damaged.
     """
     config = _read_config(run)
+    try:
+        return _page_of(run, config)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:  # JSON and YAML of another shape
+        raise ValueError(f"{run} does not hold what a training writes: {error!r}. Train it again") from error
+
+
+def _page_of(run: Path, config: Config) -> str:
     sections = {
         "Metrics": _metrics(run / "metrics.json", config),
         "Training": _curves(run / "metrics.jsonl", config),
@@ -53,10 +60,7 @@ def _read_config(run: Path) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run} is not a run: config.yaml is missing. Give the run_dir of a training")
-    try:
-        config = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError:
-        config = None
+    config = read_plain(path)
     if not isinstance(config, dict) or not {"data", "head", "tasks"} <= config.keys():
         raise ValueError(f"{run} is not a run: its config.yaml is of something else. Give the run_dir of a training")
     return config

@@ -107,10 +107,14 @@ class ItemIndex:
             ImportError: faiss is not installed.
         """
         stored = index_files.read(folder)
-        options = IndexOptions(**stored.about["options"])
-        engine = restore(stored.index, stored.labels, options)
         about = stored.about
-        return cls(engine, stored.ids, stored.labels, tuple(about["tasks"]), options, about["notes"])
+        try:
+            options, tasks = IndexOptions(**about["options"]), check_tasks(about["tasks"])
+            notes = {str(name): str(value) for name, value in about["notes"].items()}
+            engine = restore(stored.index, stored.labels, options)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"the index in {folder} says what cannot be: {error!r}; save it again") from error
+        return cls(engine, stored.ids, stored.labels, tasks, options, notes)
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder of its own: ``index.faiss``, ``ids.parquet`` and ``index.json``.

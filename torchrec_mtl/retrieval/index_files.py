@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -43,18 +44,25 @@ def write(folder: str | Path, stored: Stored) -> None:
     """Write an index in the place of one that may be there, which stays whole until the new one is.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds something else, or cannot be written.
     """
-    final, partial, old = _places(folder)
-    _check_replaceable(final)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_files(partial, stored)
-    if final.exists():
+    try:
+        final, partial, old = _places(folder)
+        _check_replaceable(final)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _write_files(partial, stored)
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(final, old)
+            os.replace(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # it may be the disk that is full
         shutil.rmtree(old, ignore_errors=True)
-        os.replace(final, old)
-    os.replace(partial, final)
-    shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError) as error:  # faiss raises RuntimeError, as a loop of links does
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[-1]
+        raise ValueError(f"cannot write an index to {folder}: {reason}; name another folder") from error
 
 
 def read(folder: str | Path) -> Stored:
@@ -69,16 +77,41 @@ def read(folder: str | Path) -> Stored:
     about = _read_about(place)
     if missing := sorted(name for name in _FILES if not (place / name).is_file()):
         raise ValueError(f"the index in {place} is not whole: {', '.join(missing)} missing; save it again")
-    index = import_faiss().read_index(str(place / _INDEX))
-    table = pq.read_table(place / _IDS)
-    ids, labels = (table[name].combine_chunks() for name in ("id", "label"))
-    stored = Stored(index, ids, labels.to_numpy().astype(np.int64, copy=False), about)
-    if len(ids) != about["items"] or len(ids) > index.ntotal or index.d != about["dim"]:
+    _check_sums(place, about)
+    stored = _read_files(place, about)
+    ids, index = stored.ids, stored.index
+    if len(ids) != about.get("items") or len(ids) > index.ntotal or index.d != about.get("dim"):
         raise ValueError(
             f"files of the index in {place} do not belong together: {len(ids)} ids, {index.ntotal} vectors of width "
-            f"{index.d}, and {_ABOUT} says {about['items']} items of width {about['dim']}; save it again"
+            f"{index.d}, and {_ABOUT} says {about.get('items')} items of width {about.get('dim')}; save it again"
         )
     return stored
+
+
+def _check_sums(folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse files that are not what was written: faiss, in C++, trusts what it reads."""
+    sums = about.get("sha256", {})  # an index of before there were any has none
+    if not isinstance(sums, dict):
+        raise ValueError(f"{folder / _ABOUT}: sha256 must be a mapping (found {type(sums).__name__}); save it again")
+    for name in (_IDS, _INDEX) if sums else ():
+        if _sha256(folder / name) != sums.get(name):
+            raise ValueError(f"the index in {folder} is damaged: {name} is not what was written; save it again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_files(folder: Path, about: Mapping[str, Any]) -> Stored:
+    try:
+        index = import_faiss().read_index(str(folder / _INDEX))
+        table = pq.read_table(folder / _IDS)
+        ids, labels = (table[name].combine_chunks() for name in ("id", "label"))
+        return Stored(index, ids, labels.to_numpy().astype(np.int64, copy=False), about)
+    except (RuntimeError, KeyError, OSError, MemoryError, pa.ArrowException) as error:  # faiss raises RuntimeError
+        reason = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise ValueError(f"the index in {folder} is damaged: {reason}; save it again") from error
 
 
 def _places(folder: str | Path) -> tuple[Path, Path, Path]:
@@ -105,6 +138,7 @@ def _write_files(folder: Path, stored: Stored) -> None:
         "faiss": import_faiss().__version__,
         "items": len(stored.ids),
         **stored.about,
+        "sha256": {name: _sha256(folder / name) for name in (_IDS, _INDEX)},
     }
     (folder / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for name in _FILES:
@@ -122,7 +156,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"no index in {folder}: there is no {_ABOUT}; ItemIndex.save writes one") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / _ABOUT} cannot be read: {error}; save the index again") from error
     found = about.get("format") if isinstance(about, dict) else None
     if found != FORMAT:

@@ -60,7 +60,9 @@ class Checkpoints:
         self._held: dict[MetadataIndex, torch.Tensor] = {}
         self._intact: set[str] = set()
 
-    def save(self, tensors: Mapping[str, Any], notes: Mapping[str, Any], *, step: int, best: bool) -> None:
+    def save(
+        self, tensors: Mapping[str, Any], notes: Mapping[str, Any], *, step: int, best: bool, last: bool = False
+    ) -> None:
         """Write on all ranks together.
 
         Args:
@@ -68,13 +70,14 @@ class Checkpoints:
             notes: JSON values: position, phase, monitor.
             step: names the checkpoint.
             best: it is the best so far.
+            last: nothing is trained after it, so there is nothing to copy it for: it is written before this returns.
 
         Raises:
             CheckpointError: it, or one before it that was written meanwhile, could not be written, on all ranks.
         """
         self.wait()
         tensors = _without_empty(tensors)
-        if self._background is None:
+        if self._background is None or last:
             self._save(tensors, WithoutCopies(), Notes(notes, best), step)
             return
         copied = Copied(tensors, self._held)

@@ -68,6 +68,9 @@ class TensorReader(FileSystemReader):
         pickled = [k for k, v in metadata.state_dict_metadata.items() if isinstance(v, BytesStorageMetadata)]
         if pickled:
             raise pickle.UnpicklingError(f"refused pickled entries {pickled[:3]}")
+        for place in metadata.storage_data.values():  # DCP would open whatever path is written there
+            if Path(place.relative_path).name != place.relative_path:
+                raise pickle.UnpicklingError(f"refused tensors outside the checkpoint: {place.relative_path}")
         if metadata.storage_meta is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id

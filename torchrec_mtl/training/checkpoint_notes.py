@@ -61,9 +61,9 @@ def read_notes(folder: Path) -> Notes | None:
         return None
     try:
         stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # another failure to read must not pass for a torn checkpoint
+    except (FileNotFoundError, ValueError, RecursionError):  # another must not pass for a torn checkpoint
         return None
-    if not isinstance(stored, dict) or not {"is_best", "notes"} <= stored.keys():
+    if not isinstance(stored, dict) or not _is_whole(stored):
         return None
     written = stored.get("format", 0)  # 0: of before there were formats and checksums
     if not isinstance(written, int) or written > FORMAT:
@@ -74,6 +74,13 @@ def read_notes(folder: Path) -> Notes | None:
     if written and stored.pop("self", None) != _digest(stored):
         return None
     return Notes(stored["notes"], bool(stored["is_best"]), stored.get("sha256", {}))
+
+
+def _is_whole(stored: Mapping[str, Any]) -> bool:
+    notes, checksums = stored.get("notes"), stored.get("sha256", {})
+    if "is_best" not in stored or not isinstance(notes, dict) or not isinstance(checksums, dict):
+        return False
+    return isinstance(notes.get("step", 0), int)
 
 
 def _digest(stored: Mapping[str, Any]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,6 +24,7 @@ T = TypeVar("T")
 NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Set to 1, it has torchrun begin every attempt with a store of its own."""
 
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 _OF_GLOO = re.compile(r"gloo/|Connection (closed|reset) by peer|Timed out waiting|Broken pipe|Application timeout")
 
 
@@ -78,8 +80,10 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: fl
     # Evaluation gathers on the CPU whatever the device.
     backend = "cpu:gloo,cuda:nccl" if local.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
-    with tempfile.TemporaryDirectory() as folder, naming_lost_ranks():
-        if "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ:
+    several = "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ
+    reached = nullcontext() if several else _out_of_reach()
+    with tempfile.TemporaryDirectory() as folder, naming_lost_ranks(), reached:
+        if several:
             _refuse_old_addresses(os.environ)
             whereabouts.at("meeting the other ranks")
             dist.init_process_group(backend, timeout=timeout)
@@ -92,13 +96,28 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: fl
             dist.destroy_process_group()
 
 
+@contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Have gloo listen on loopback, later groups too: it opens ports, by default where the host's name leads."""
+    loopback = next((name for _, name in socket.if_nameindex() if name in {"lo", "lo0"}), None)
+    before = os.environ.get(_INTERFACE)
+    if loopback is not None:
+        os.environ[_INTERFACE] = loopback
+    try:
+        yield
+    finally:
+        os.environ.pop(_INTERFACE, None)
+        if before is not None:
+            os.environ[_INTERFACE] = before
+
+
 def _refuse_old_addresses(environment: Mapping[str, str]) -> None:
     """Refuse a restart in which ranks would find the addresses of their dead predecessors.
 
     torchrun of torch 2.13 keeps its store for all attempts, and a rank that reads an address before its successor has
     written it connects to nobody: half a minute later the restart has failed, too.
     """
-    again = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    again = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and environment["WORLD_SIZE"] != "1"
     if again and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError(
             "torchrun restarted the ranks with the store of those before, in which they would find addresses of dead "

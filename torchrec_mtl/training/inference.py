@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.files import DataFile, open_files
@@ -67,31 +68,29 @@ def _open(data: Sequence[str], config: RunConfig, *, labels: bool) -> tuple[Data
 
 
 def _write(session: Session, files: Sequence[DataFile], out: Path) -> int:
-    partial = out.with_name(f".partial-{out.name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     keys = list(session.config.data.keys)
     predictions, rows = _predictions(session, files), 0
     ready = next(predictions)
     if twice := set(keys) & set(ready.column_names):
         raise ValueError(f"data.keys and the predictions share the names {sorted(twice)}; rename these keys")
     writer: pq.ParquetWriter | None = None
-    try:
-        for file in files:
-            for group, count in enumerate(file.row_groups):
-                while len(ready) < count:
-                    ready = pa.concat_tables([ready, next(predictions)])
-                columns = file.read_row_group(group, keys) if keys else pa.table({})
-                scores = ready.slice(0, count)
-                table = pa.table(
-                    {**{key: columns[key] for key in keys}, **{name: scores[name] for name in scores.column_names}}
-                )
-                writer = writer or pq.ParquetWriter(partial, table.schema)
-                writer.write_table(table.cast(writer.schema))
-                ready, rows = ready.slice(count), rows + count
-    finally:
-        if writer is not None:
-            writer.close()
-    partial.replace(out)
+    with whole_file(out) as partial:
+        try:
+            for file in files:
+                for group, count in enumerate(file.row_groups):
+                    while len(ready) < count:
+                        ready = pa.concat_tables([ready, next(predictions)])
+                    columns = file.read_row_group(group, keys) if keys else pa.table({})
+                    scores = ready.slice(0, count)
+                    table = pa.table(
+                        {**{key: columns[key] for key in keys}, **{name: scores[name] for name in scores.column_names}}
+                    )
+                    writer = writer or pq.ParquetWriter(partial, table.schema)
+                    writer.write_table(table.cast(writer.schema))
+                    ready, rows = ready.slice(count), rows + count
+        finally:
+            if writer is not None:
+                writer.close()
     return rows
 
 

@@ -26,8 +26,9 @@ from torchrec_mtl.data.splits import open_data as open_data
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.findings import Finding
 from torchrec_mtl.noise import stable_seed
+from torchrec_mtl.registry import check_switch
 from torchrec_mtl.training.candidates import read_candidates
-from torchrec_mtl.training.checkpoint import Checkpoints
+from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.distributed import naming_lost_ranks, on_rank_0, once_a_node
 from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
 from torchrec_mtl.training.findings import FILE as FINDINGS
@@ -89,7 +90,12 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
         with locked(Path(config.run_dir)):
             source = find_source(config, fresh=fresh)  # first: entering forgets what a fresh run takes the place of
             enter(Path(config.run_dir), config, fresh=fresh)
-            return _run(config, files, source, device, console or Console())
+            try:
+                return _run(config, files, source, device, console or Console())
+            except (ValueError, CheckpointError):
+                if is_main():
+                    leave_nothing(Path(config.run_dir))
+                raise
 
 
 def _run(
@@ -117,6 +123,7 @@ def prepare_data(config: RunConfig, console: Console) -> None:
     missing, script = missing_files(config), config.data.prepare
     if script is None or not missing:
         return
+    check_switch(f"data.prepare: {script}")
     out = Path(missing[0]).parent
     console.print(f"{missing[0]} is missing; running {Path(script).name} --out {out}", highlight=False, soft_wrap=True)
     done = subprocess.run([sys.executable, script, "--out", str(out)], check=False)
@@ -143,7 +150,6 @@ def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console
             inside = f"where its space '{task.space}' is 1" if task.space is not None else "with a positive weight"
             problems.append(f"data.train: task '{task.name}' has no row {inside}; it would learn nothing: remove it")
     if problems:
-        leave_nothing(run_dir)
         raise ConfigError(problems, source="data")
     for split, statistics in found.items():
         for what, count in statistics.tolerated.items():
@@ -181,7 +187,7 @@ def _train(
     sinks: list[MetricSink] = []
     if is_main():
         sinks = [
-            JsonLinesSink(run_dir / "metrics.jsonl", last_step=state.step),
+            JsonLinesSink(run_dir / "metrics.jsonl", state.step, settled=state.settled == state.step),
             TensorBoardSink(run_dir / "tb", state.step + 1 if state.step else 0),
             ProgressSink(console, trainer.total_steps, state.step),
         ]

@@ -18,6 +18,11 @@ from torch.distributed.checkpoint.utils import _create_file_view
 
 from torchrec_mtl.training.checkpoint import CheckpointError, TensorReader
 
+# What torch, pickle, and our own arithmetic raise at metadata and files that are damaged, or crafted.
+_OF_DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, ArithmeticError),
+    *(EOFError, BadZipFile, MemoryError, pickle.PickleError),
+)
 _RNG = "rng."  # of a rank, not of the model
 
 
@@ -143,7 +148,7 @@ def _cut(tensor: Tensor, low: Sequence[int], high: Sequence[int], starts: Sequen
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, BadZipFile, pickle.PickleError) as error:
+    except _OF_DAMAGE as error:
         if isinstance(error, CheckpointError):
             raise
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-
+from torchrec_mtl.config.text import read_plain
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.checkpoint_notes import read_notes
 from torchrec_mtl.training.run_dir import best_or_latest
@@ -46,12 +45,8 @@ class StoredRun:
             ValueError: it is no run.
             CheckpointError: it has no such checkpoint.
         """
-        run_dir, config = Path(run), None
-        if (run_dir / "config.yaml").is_file():
-            try:
-                config = yaml.safe_load((run_dir / "config.yaml").read_bytes())
-            except yaml.YAMLError:
-                config = None
+        run_dir = Path(run)
+        config = read_plain(run_dir / "config.yaml")
         if not isinstance(config, dict) or not {"data", "head", "run_dir"} <= config.keys():
             raise ValueError(f"{run_dir} is not a run: it has no config.yaml of one. Give the run_dir of a training")
         checkpoints = Checkpoints(run_dir)

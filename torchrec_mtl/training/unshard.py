@@ -54,6 +54,8 @@ def unshard_run(run: str | Path, out: Path, *, which: Which | None = None, optim
     _check(found)
     stored = StoredTensors(found.path)
     try:
+        if out.exists() and not out.is_file():  # a rename would put a file in the place of /dev/null
+            raise ValueError(f"cannot write {out}: it is no file; name another one")
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".partial-{out.name}-", dir=out.parent))
         try:

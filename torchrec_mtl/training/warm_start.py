@@ -267,8 +267,9 @@ def _on_all_ranks() -> Iterator[None]:
 
 
 def _fill(stored: StoredTensors, name: str, value: object) -> None:
-    for part, *offsets in local_shards(value):
-        stored.copy_into(name, part, offsets[: part.dim()])
+    for part, *place in local_shards(value):
+        offsets = [*place, *[0] * part.dim()][: part.dim()]  # towers of several tasks have three axes
+        stored.copy_into(name, part, offsets)
 
 
 def _differences(config: RunConfig, source: StoredRun) -> list[str]:

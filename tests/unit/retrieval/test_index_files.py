@@ -150,6 +150,12 @@ def test_other_files_are_never_replaced(tmp_path):
         build().save(tmp_path / "notes" / "mine.txt")
 
 
+def change(folder, **about):
+    """Have an index say something else of itself; without checksums it is one of an earlier version."""
+    path = folder / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **about}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -164,6 +170,15 @@ def test_other_files_are_never_replaced(tmp_path):
         (lambda f: (f / "ids.parquet").unlink(), r"is not whole: ids.parquet missing; save it again"),
         (
             lambda f: faiss.write_index(faiss.IndexFlatIP(5), str(f / "index.faiss")),
+            r"the index in .* is damaged: index.faiss is not what was written; save it again",
+        ),
+        (lambda f: change(f, options={"kind": "flat", "more": 1}), r"says what cannot be: TypeError.*save it again"),
+        (lambda f: change(f, tasks=None), r"says what cannot be: TypeError"),
+        (lambda f: change(f, sha256=3), r"index.json: sha256 must be a mapping \(found int\)"),
+        (lambda f: change(f, sha256={}) or (f / "index.faiss").write_bytes(b"IxFI"), r"is damaged: .*; save it again"),
+        (lambda f: change(f, sha256={}) or (f / "ids.parquet").write_bytes(b"PAR1"), r"is damaged: .*; save it again"),
+        (
+            lambda f: change(f, sha256={}) or faiss.write_index(faiss.IndexFlatIP(5), str(f / "index.faiss")),
             r"do not belong together: 40 ids, 0 vectors of width 5, and index.json says 40 items of width 5",
         ),
     ],
