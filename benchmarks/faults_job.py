@@ -88,6 +88,7 @@ class Job:
 
     def stop(self) -> None:
         """End all processes of the job."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in (*self.ranks(), self.process.pid):  # torchrun gives ranks sessions of their own
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._output.close()

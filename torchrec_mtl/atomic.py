@@ -41,7 +41,10 @@ def whole_file(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(partial, out)
+            sync_folder(out.parent)
         finally:
             with suppress(OSError):
                 partial.unlink()

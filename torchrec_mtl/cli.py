@@ -69,7 +69,8 @@ def train(
 ) -> None:
     """Train a config, or go on where its run_dir stopped; at the end print the metrics by task.
 
-    Writes to run_dir: config.yaml, statistics.json, metrics.jsonl, metrics.json, findings.json, checkpoints/, tb/.
+    Writes to run_dir: config.yaml, statistics.json, init_from.json, metrics.jsonl, metrics.json, findings.json,
+    checkpoints/, tb/.
     """
     with errors_for_people():
         from rich.console import Console

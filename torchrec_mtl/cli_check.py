@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.cli_common import fail, is_ours
 
 
@@ -74,7 +75,5 @@ def _say(message: str) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--out: cannot write {file}: {error.strerror}; name another file") from None
+    with whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")

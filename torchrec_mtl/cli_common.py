@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from torchrec_mtl import doctor
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-_LAST_S = 1.0
+_LAST_S = 0.5
 
 RunDir = Annotated[Path, typer.Argument(help="The run_dir of a trained run.", show_default=False)]
 
@@ -29,7 +29,7 @@ def errors_for_people() -> Iterator[None]:
     from torchrec_mtl.data.prefetch import DataTimeoutError
     from torchrec_mtl.objective import NonFiniteLossError
     from torchrec_mtl.training.checkpoint_notes import CheckpointError
-    from torchrec_mtl.training.distributed import LostRanksError, OtherRankError
+    from torchrec_mtl.training.distributed import LostRanksError, OtherRankError, RefusedElsewhereError
     from torchrec_mtl.training.trainer import InterruptedTrainingError
 
     try:
@@ -39,10 +39,10 @@ def errors_for_people() -> Iterator[None]:
     except InterruptedTrainingError as stop:
         say_once(f"{stop}; the same command goes on from there")
         raise typer.Exit(130) from None  # no success: a scheduler that restarts jobs must see that
-    except (LostRanksError, OtherRankError) as error:
-        tell(str(error))
-        let_the_first_end()
-        raise typer.Exit(1) from None
+    except (OtherRankError, RefusedElsewhereError):
+        end_after_the_first("another rank ended, and says why")
+    except LostRanksError as error:
+        end_after_the_first(str(error))
     except (NonFiniteLossError, CheckpointError, DataTimeoutError, OSError) as error:
         tell_torchrun(error)
         fail(str(error))
@@ -64,10 +64,13 @@ def tell_torchrun(error: Exception) -> None:
         get_error_handler().record_exception(error)
 
 
-def let_the_first_end() -> None:
-    """Wait a moment: this rank ends because another one did, and torchrun takes the first to end for the cause."""
-    if _ERROR_FILE in os.environ:
-        time.sleep(_LAST_S)
+def end_after_the_first(message: str) -> NoReturn:
+    """End because another rank did: after it, also for torchrun, which takes the first to end for the cause."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    time.sleep(_LAST_S if several else 0.0)
+    tell(message)
+    time.sleep(_LAST_S if several else 0.0)
+    raise typer.Exit(1) from None
 
 
 def is_ours(error: BaseException) -> bool:

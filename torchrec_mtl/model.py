@@ -49,12 +49,12 @@ def build_model(
     """
     head_class: type[Head] = resolve("head", config.head.type)
     bottom_class: type[Bottom] = resolve("bottom", config.bottom.type)
-    losses: dict[str, Loss] = {
-        t.name: resolve("loss", t.loss.type)(t.loss, scales.get(t.name, LabelScale())) for t in config.tasks
-    }
     reader = FeatureReader(config.features, head_class.tables, config.task_names)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+        torch.manual_seed(config.train.seed)  # for losses and rules of plug-ins, too: all ranks draw the same
+        losses: dict[str, Loss] = {
+            t.name: resolve("loss", t.loss.type)(t.loss, scales.get(t.name, LabelScale())) for t in config.tasks
+        }
         bottoms = _build_bottoms(bottom_class, head_class, reader, config)
         outputs = {name: loss.num_outputs for name, loss in losses.items()}
         head = head_class.create(
@@ -64,12 +64,12 @@ def build_model(
             features=reader.spec,
             binary=[task.name for task in config.tasks if task.kind == "binary"],
         )
+        names = (*config.task_names, *head.term_names)
+        gradient = cast(RuleConfig, config.gradient)
+        rule_class: type[GradientRule] = resolve("rule", gradient.type)
+        by_table = rule_class.groups == "table" and gradient.at == "embeddings"
+        rule = rule_class(gradient, names, len(reader.shared_tables) if by_table else 1)
     consistency = Consistency(config.tasks)
-    names = (*config.task_names, *head.term_names)
-    gradient = cast(RuleConfig, config.gradient)
-    rule_class: type[GradientRule] = resolve("rule", gradient.type)
-    by_table = rule_class.groups == "table" and gradient.at == "embeddings"
-    rule = rule_class(gradient, names, len(reader.shared_tables) if by_table else 1)
     objective = Objective(
         reader=reader,
         bottoms=bottoms,

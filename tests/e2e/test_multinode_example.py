@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ def place(repository, tmp_path):
     for name in ("examples", "components", "data", "docker", ".torchxconfig"):
         (tmp_path / name).symlink_to(repository / name)
     return tmp_path
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return one.getsockname()[1]
 
 
 def run(command, cwd, **environment):
@@ -63,7 +70,7 @@ def test_two_nodes_on_one_machine_train(repository, place):
         pytest.skip("data/cdnow is missing: `make test` makes it, or `python examples/cdnow/prepare.py`")
     for command in commands(repository):
         if "--dryrun" not in command:
-            done = run(command, place)
+            done = run(command.replace("--nodes 2", f"--nodes 2 --rdzv_port {free_port()}"), place)
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert (place / "runs" / "two-nodes" / "metrics.json").is_file()
 

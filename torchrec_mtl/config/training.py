@@ -106,4 +106,5 @@ class TrainConfig(Config):
     references: bool = False
     """At the end, print two reference models beside the trained one: a constant, and logistic/ridge regression."""
     timeout_s: PositiveFloat = 600.0
-    """Longest wait for another rank, seconds."""
+    """Longest wait for another rank, and for a batch from storage, seconds; after half of it a rank says where it
+    stands."""

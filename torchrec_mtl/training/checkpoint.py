@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torchrec_mtl.atomic import sync_folder
 from torchrec_mtl.training.background import Background
 from torchrec_mtl.training.checkpoint_files import ChecksumWriter, Copied, TensorReader, WithoutCopies, damaged_files
-from torchrec_mtl.training.checkpoint_notes import CheckpointError, Notes, read_notes
+from torchrec_mtl.training.checkpoint_notes import NOTES, CheckpointError, Notes, read_notes
 from torchrec_mtl.training.distributed import is_of_group, on_rank_0
 
 __all__ = ["CheckpointError", "Checkpoints", "TensorReader"]
@@ -81,7 +81,8 @@ class Checkpoints:
             self._save(tensors, WithoutCopies(), Notes(notes, best), step)
             return
         copied = Copied(tensors, self._held)
-        self._background.start(lambda: self._save(tensors, copied, Notes(notes, best), step))
+        save = _on_this_gpu(lambda: self._save(tensors, copied, Notes(notes, best), step))
+        self._background.start(save)
 
     def wait(self) -> None:
         """Wait until what `save` began is written.
@@ -94,10 +95,15 @@ class Checkpoints:
 
     def close(self, *, failed: bool = False) -> None:
         """Wait for the last checkpoint, but not for ranks that may be gone where the run ``failed``."""
-        if self._background is not None and failed:
+        if self._background is None:
+            return
+        if failed:
             self._background.leave(seconds=10.0)
-        self.wait()
-        self._held.clear()
+        else:
+            self._background.wait()
+            dist.destroy_process_group(self._group)
+        self._background = self._group = None
+        self._held = {}  # the thread may still read what it was
 
     def save_origin(self, tensors: Mapping[str, Any]) -> None:
         """Write where later phases rewind to, on all ranks together; it stays however many checkpoints are kept.
@@ -148,6 +154,7 @@ class Checkpoints:
         Raises:
             CheckpointError: none is left.
         """
+        on_rank_0(self._put_back)
         said: list[str] = []
         while (name := on_rank_0(lambda: self.index().get("latest"))) is not None:
             if not (problems := self._damage(name)):
@@ -190,10 +197,23 @@ class Checkpoints:
         if name in self._intact:
             return []
         stored = on_rank_0(lambda: read_notes(self.folder / name))
-        problems = damaged_files(self.folder / name, stored.checksums) if stored is not None else []
+        if stored is not None:
+            problems = damaged_files(self.folder / name, stored.checksums)
+        else:  # an origin of before there were checksums has no notes
+            torn = on_rank_0(lambda: (self.folder / name / NOTES).exists())
+            problems = [f"{NOTES} is not whole"] if torn else []
         if not problems:
             self._intact.add(name)
         return problems
+
+    def _put_back(self) -> None:
+        """Give a checkpoint its name again whose successor a kill kept from taking its place."""
+        for old in self.folder.glob(f"*{_OLD}"):
+            final = old.with_name(old.name.removesuffix(_OLD))
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(old, final)
 
     def _set_aside(self, name: str) -> None:
         aside = self.folder / f"{_DAMAGED}{name}"
@@ -201,6 +221,7 @@ class Checkpoints:
         os.replace(self.folder / name, aside)
 
     def _save(self, tensors: Mapping[str, Any], planner: WithoutCopies, notes: Notes, step: int) -> None:
+        self._intact.discard(_name(step))
         partial, checksums = self._write(tensors, planner, _name(step))
         with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
             whole = Notes(notes.notes, notes.best, checksums)
@@ -226,7 +247,6 @@ class Checkpoints:
         partial.mkdir(parents=True)
 
     def _publish(self, partial: Path, notes: Notes, step: int) -> None:
-        self._intact.discard(_name(step))
         _replace(partial, self.folder / _name(step), notes)
         self._prune()
 
@@ -255,6 +275,19 @@ def _replace(partial: Path, final: Path, notes: Notes) -> None:
 
 def _name(step: int) -> str:
     return f"step-{step:09d}"
+
+
+def _on_this_gpu(work: Callable[[], None]) -> Callable[[], None]:
+    """Have a thread use the GPU of this one: it would take the first, and each rank a part of that one's memory."""
+    if not torch.cuda.is_available():
+        return work
+    device = torch.cuda.current_device()
+
+    def on_it() -> None:
+        torch.cuda.set_device(device)
+        work()
+
+    return on_it
 
 
 def _gather(mine: Mapping[str, str], group: dist.ProcessGroup | None) -> dict[str, str]:

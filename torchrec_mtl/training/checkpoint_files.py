@@ -156,11 +156,16 @@ class _HashingFile:
     def __init__(self, file: io.BufferedWriter) -> None:
         self._file = file
         self.digest = hashlib.sha256()
-        self.tell, self.flush, self.fileno, self.close = file.tell, file.flush, file.fileno, file.close
+        self.tell, self.flush, self.close = file.tell, file.flush, file.close
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         return self._file.write(data)
+
+    def fileno(self) -> int:
+        """Return the file's number, after all is written: DCP asks for it to have the disk hold the file."""
+        self._file.flush()
+        return self._file.fileno()
 
 
 def checksum(path: Path) -> str:

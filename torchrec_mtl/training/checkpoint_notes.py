@@ -14,7 +14,7 @@ from torchrec_mtl import __version__, atomic
 FORMAT = 1
 """Raised when an older version could not go on from what this one writes; all lower formats stay readable."""
 
-_FILE = "notes.json"
+NOTES = "notes.json"
 
 
 class CheckpointError(RuntimeError):
@@ -48,7 +48,7 @@ class Notes:
             "notes": dict(self.notes),
             "sha256": dict(self.checksums),
         }
-        atomic.write_text(folder / _FILE, json.dumps({**stored, "self": _digest(stored)}, indent=2) + "\n")
+        atomic.write_text(folder / NOTES, json.dumps({**stored, "self": _digest(stored)}, indent=2) + "\n")
 
 
 def read_notes(folder: Path) -> Notes | None:
@@ -60,7 +60,7 @@ def read_notes(folder: Path) -> Notes | None:
     if not (folder / ".metadata").is_file():
         return None
     try:
-        stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        stored = json.loads((folder / NOTES).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):  # another must not pass for a torn checkpoint
         return None
     if not isinstance(stored, dict) or not _is_whole(stored):

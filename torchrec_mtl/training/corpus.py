@@ -68,7 +68,7 @@ def index_run(run: str | Path, items: Sequence[str], out: Path, options: IndexOp
     loaded, retrieval = _load(run)
     config = loaded[0]
     files = _open(items, config, "item", retrieval.item)
-    with process_group(config.train.device) as device:
+    with process_group(config.train.device, config.train.timeout_s) as device:
         session = _session(loaded, device)
         vectors = np.concatenate([*vectors_of(session, files, "item")])
         ids = _column(files, retrieval.item)
@@ -127,7 +127,7 @@ def search_index(
     names, done = _column(files, retrieval.query), 0
     seen = _column(files, retrieval.seen) if retrieval.seen and _have(files, retrieval.seen) else None
     writer: pq.ParquetWriter | None = None
-    with process_group(config.train.device) as device, whole_file(out) as partial:
+    with process_group(config.train.device, config.train.timeout_s) as device, whole_file(out) as partial:
         try:
             for vectors in vectors_of(_session(loaded, device), files, "user"):
                 hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()

@@ -36,6 +36,10 @@ class OtherRankError(RuntimeError):
     """Rank 0 failed, and tells its users why."""
 
 
+class RefusedElsewhereError(ValueError):
+    """Another rank found the input wrong, and tells its users why."""
+
+
 def is_of_group(error: BaseException) -> bool:
     """Return whether a collective failed because of another rank: it ended, or did not come in time."""
     if isinstance(error, LostRanksError) or not isinstance(error, RuntimeError):
@@ -149,7 +153,7 @@ def on_rank_0(action: Callable[[], T], group: dist.ProcessGroup | None = None) -
         group: whose ranks wait; by default all.
 
     Raises:
-        ValueError: as raised by ``action``.
+        ValueError: as raised by ``action``; on the other ranks a `RefusedElsewhereError` of the same words.
         OtherRankError: ``action`` raised something else, on the other ranks.
     """
     outcome: list[Any] = [None, None]
@@ -165,7 +169,7 @@ def on_rank_0(action: Callable[[], T], group: dist.ProcessGroup | None = None) -
         raise failure
     if outcome[1] is not None:
         is_value_error, message = outcome[1]
-        raise (ValueError if is_value_error else OtherRankError)(message)
+        raise (RefusedElsewhereError if is_value_error else OtherRankError)(message)
     result: T = outcome[0]
     return result
 
@@ -187,6 +191,6 @@ def once_a_node(action: Callable[[], None]) -> None:
             message = str(error)
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message)
-    first = next((m for m in messages if m is not None), None)
+    first = next((i for i, m in enumerate(messages) if m is not None), None)
     if first is not None:
-        raise ValueError(first)
+        raise (ValueError if first == dist.get_rank() else RefusedElsewhereError)(messages[first])

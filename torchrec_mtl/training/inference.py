@@ -49,7 +49,7 @@ def predict_run(run: str | Path, data: Sequence[str], out: Path) -> int:
         raise ValueError(
             f"data.keys and tasks share the names {sorted(twice)}, which would be one column; rename the tasks"
         )
-    with process_group(config.train.device) as device:
+    with process_group(config.train.device, config.train.timeout_s) as device:
         session = open_session(config, statistics, device, labels=False)
         session.restore(checkpoints, best_or_latest(checkpoints), weights_only=True)
         return _write(session, files, out)
@@ -106,7 +106,7 @@ def _predictions(session: Session, files: Sequence[DataFile]) -> Iterator[pa.Tab
         shuffle=False,
     )
     session.model.eval()
-    batches = prefetch(reader.epoch(0), data.prefetch)
+    batches = prefetch(reader.epoch(0), data.prefetch, session.config.train.timeout_s)
     try:
         with torch.no_grad():
             for output in session.run(batches):

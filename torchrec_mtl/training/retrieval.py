@@ -74,7 +74,7 @@ def vectors_of(session: Session, files: Sequence[OneSidedFile], side: Side) -> G
     )
     left, was_training = reader.num_rows, session.model.training
     session.model.eval()
-    batches = prefetch(reader.epoch(0), config.data.prefetch)
+    batches = prefetch(reader.epoch(0), config.data.prefetch, config.train.timeout_s)
     try:
         with torch.no_grad():
             for output in session.run(batches):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from torchrec_mtl.training.distributed import naming_lost_ranks, on_rank_0, once
 from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
 from torchrec_mtl.training.findings import FILE as FINDINGS
 from torchrec_mtl.training.findings import save_findings
+from torchrec_mtl.training.fresh import is_begun, mark_begun
 from torchrec_mtl.training.run_dir import best_or_latest, enter, leave_nothing, locked
 from torchrec_mtl.training.saving import open_checkpoints
 from torchrec_mtl.training.session import Session, open_session
@@ -72,7 +74,7 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
     Args:
         config: the run.
         device: of this rank; the process group exists.
-        fresh: forget what ``run_dir`` holds.
+        fresh: forget what ``run_dir`` holds; once a job, however often torchrun starts its ranks.
         console: for rank 0.
 
     torch's own generator is seeded by ``train.seed`` and the rank.
@@ -87,9 +89,13 @@ def train(config: RunConfig, device: torch.device, *, fresh: bool = False, conso
         whereabouts.at("preparing the data")
         once_a_node(lambda: prepare_data(config, console or Console()))
         files = open_data(config)
-        with locked(Path(config.run_dir)):
+        wait_s = config.train.timeout_s / 2 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        with locked(Path(config.run_dir), wait_s):
+            fresh = fresh and not is_begun(Path(config.run_dir))
             source = find_source(config, fresh=fresh)  # first: entering forgets what a fresh run takes the place of
             enter(Path(config.run_dir), config, fresh=fresh)
+            if fresh:
+                mark_begun(Path(config.run_dir))
             try:
                 return _run(config, files, source, device, console or Console())
             except (ValueError, CheckpointError):
@@ -113,7 +119,9 @@ def _run(
     if source is not None:
         begin_from(source, session, state, checkpoints=checkpoints, files=files.train, console=console)
     trained = not state.finished
-    if trained:
+    if not trained:
+        checkpoints.close()
+    else:
         _train(session, state, files, checkpoints, run_dir, console)
     return _final(session, files, checkpoints, run_dir, state.step if trained else None)
 
@@ -134,7 +142,7 @@ def prepare_data(config: RunConfig, console: Console) -> None:
 def _statistics(run_dir: Path, files: Files, config: RunConfig, console: Console) -> Statistics:
     """Look at the data before the first step: statistics of train, and every bad value of all three splits."""
     path = run_dir / "statistics.json"
-    if path.is_file():
+    if path.is_file() and Checkpoints(run_dir).index():  # else it is not of this run
         return Statistics.load(path)
     found: dict[str, Statistics] = {}
     problems: list[str] = []
@@ -201,9 +209,11 @@ def _train(
         ended = True
         raise
     finally:
-        for sink in sinks:
-            sink.close()
-        checkpoints.close(failed=not ended)
+        try:
+            checkpoints.close(failed=not ended)
+        finally:
+            for sink in sinks:
+                sink.close()
 
 
 @contextmanager
@@ -238,6 +248,7 @@ def _final(
         save_findings(run_dir / FINDINGS, findings)
     if data is None:
         return RunResult(None, split, step, trained, findings=findings)
+    whereabouts.at("evaluating the trained model")
     evaluation = session.evaluate(data)
     references: dict[str, Metrics] = {}
     if is_main():

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from torchrec_mtl.config.text import read_plain
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.distributed import on_rank_0, on_rank_0_alone
+from torchrec_mtl.training.fresh import FILE as FRESH
 
 # Keys that may differ when a run goes on: they change what is shown, kept, or how far it goes, not what a step does.
 # The training data is guarded by its fingerprint, so the files may have moved.
@@ -40,8 +42,8 @@ _MAY_DIFFER = frozenset(
 )
 _LOCK = ".lock"
 _FILES = (
-    *("config.yaml", "statistics.json", "init_from.json"),
-    *("metrics.json", "metrics.jsonl", "findings.json", "report.html"),
+    *("statistics.json", "init_from.json", "metrics.json", "metrics.jsonl", "findings.json", "report.html"),
+    "config.yaml",  # last: a folder without it is nobody's
 )
 
 
@@ -68,7 +70,7 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
         if changed := _differences(with_later_keys(old, config), config.model_dump(mode="json")):
             where = f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
             raise ConfigError(changed, source=where)
-    elif any(checkpoints.folder.glob("step-*")):
+    elif any(checkpoints.folder.glob("step-*")) or any(checkpoints.folder.glob("damaged-*")):
         raise CheckpointError(
             f"{checkpoints.folder} holds checkpoints of which none can be read here; mend them, take another run_dir, "
             "or start over with --fresh"
@@ -80,22 +82,33 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Keep other processes from writing to ``run_dir``, on all ranks together; a killed process holds no lock.
+
+    Args:
+        run_dir: of the run.
+        wait_s: seconds to wait for another process to end; under torchrun it may be of this job, on a lost node.
 
     Raises:
         ValueError: another process writes there, or no folder can be made there.
     """
-    held = on_rank_0_alone(lambda: lock(run_dir))
+    held = on_rank_0_alone(lambda: lock(run_dir, wait_s))
     try:
         yield
     finally:
         if held is not None:
+            if run_dir.is_dir() and [path.name for path in run_dir.iterdir()] == [_LOCK]:  # refused before it began
+                (run_dir / _LOCK).unlink()
+                run_dir.rmdir()
             held.close()
 
 
-def lock(run_dir: Path) -> TextIO:
+def lock(run_dir: Path, wait_s: float = 0.0) -> TextIO:
     """Take the lock of a run's folder, which is held until the file returned is closed, or the process ends.
+
+    Args:
+        run_dir: of the run.
+        wait_s: seconds to wait for another process to end.
 
     Raises:
         ValueError: another process holds it, or no folder can be made there.
@@ -105,8 +118,12 @@ def lock(run_dir: Path) -> TextIO:
         file = (run_dir / _LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"run_dir {run_dir} cannot be written: {error.strerror}; take another run_dir") from error
+    deadline = time.monotonic() + wait_s
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not _is_taken(file):
+            if time.monotonic() >= deadline:
+                raise BlockingIOError
+            time.sleep(0.5)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"
@@ -122,11 +139,19 @@ def lock(run_dir: Path) -> TextIO:
     return file
 
 
+def _is_taken(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def leave_nothing(run_dir: Path) -> None:
     """Take back what a run has made, where something turns out to be bad before its first step."""
     if any(run_dir.glob("checkpoints/*step-*")) or (run_dir / "metrics.jsonl").exists():
         return
-    for name in ("config.yaml", "statistics.json", "init_from.json", _LOCK):
+    for name in ("statistics.json", "init_from.json", FRESH, "config.yaml", _LOCK):
         (run_dir / name).unlink(missing_ok=True)
     shutil.rmtree(run_dir / "checkpoints" / "origin", ignore_errors=True)
     for folder in (run_dir / "checkpoints", run_dir):
@@ -144,7 +169,7 @@ def _read_config(path: Path) -> Mapping[str, object] | None:
 
 
 def _forget(run_dir: Path) -> None:
-    checkpoints = (f"checkpoints/{name}" for name in ("step-*", "origin", ".partial-*", "damaged-*"))
+    checkpoints = (f"checkpoints/{name}" for name in ("step-*", "origin*", ".partial-*", "damaged-*"))
     for pattern in (*checkpoints, "tb"):
         for folder in run_dir.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)

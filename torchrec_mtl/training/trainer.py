@@ -150,6 +150,7 @@ class Trainer:
 
     def _steps(self, batches: Iterator[Batch]) -> None:
         """Train on all of ``batches``."""
+        self._at("training")
         self._prepare_step()
         for output in self.session.run(batches):
             self.state.step += 1

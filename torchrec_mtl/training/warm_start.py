@@ -234,11 +234,12 @@ def _copy_states(
         if here != there:
             notes.append(f"optim.{part}.type is {here}, in the run {there}: its states are fresh")
     by_place = {(name.parameter, name.state): name for name in read_names(stored.shapes)}
+    model = session.model.state_dict()
     for parameter, states in session.optimizers.state_dict()["state"].items():
         table, origin = table_of(parameter), found.taken.get(parameter)
         if origin is None or not same[table is not None]:
             continue
-        rows = None if table is None else session.model.state_dict()[parameter].size()[0]
+        rows = None if table is None else model[parameter].size()[0]
         stored_rows = None if table is None else stored.shapes[f"{MODEL}{origin}"][0]
         for key, value in states.items():
             state = key.removeprefix(f"{table}.") if table is not None else key

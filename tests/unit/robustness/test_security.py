@@ -154,7 +154,8 @@ def test_an_extension_type_that_older_pyarrow_unpickled_is_not(bench, proof, tmp
     pq.write_table(pa.Table.from_arrays(bench.rows.columns, schema=schema), tmp_path / "bad.parquet")
     (file,) = open_files(str(tmp_path / "bad.parquet"))
     assert file.read_row_group(0, ["user_id"]).num_rows
-    call(["evaluate", bench.run, "--data", tmp_path / "bad.parquet"])
+    assert call(["evaluate", bench.run, "--data", tmp_path / "bad.parquet"]).status == 0
+    assert not proof.exists()
 
 
 def test_vectors_that_are_not_what_was_written_never_come_to_faiss(bench, proof, tmp_path, monkeypatch):

@@ -243,3 +243,43 @@ def test_an_origin_stays_and_is_no_checkpoint(tmp_path: Path) -> None:
 def test_without_an_origin_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot load .*origin"):
         Checkpoints(tmp_path).load_origin({"dense": tensors(0.0)["model"]})
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_what_such_a_kill_leaves_can_be_amended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    """A run that goes on notes the end of its evaluation beside it."""
+    checkpoints, calls, replace = saved(tmp_path, 4, keep=1), [], os.replace
+
+    def kill(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(tensors(9.0), {"step": 4}, step=4, best=False)
+    again = Checkpoints(tmp_path, keep=1)
+    assert again.set_damaged_aside() == []
+    again.amend({"step": 4, "settled": 4}, step=4, best=True)
+    assert again.notes("best") == {"step": 4, "settled": 4}
+    assert steps(again)[-1] == "04"
+
+
+def test_what_is_synced_has_been_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DCP asks for a file's number and has the disk hold it, without a flush."""
+    sizes, fsync = dict[str, int](), os.fsync
+
+    def look(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        sizes[Path(path).name] = os.fstat(descriptor).st_size
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    saved(tmp_path, 5)
+    folder = tmp_path / "checkpoints" / "step-000000005"
+    assert sizes["__0_0.distcp"] == (folder / "__0_0.distcp").stat().st_size
+    assert sizes[".metadata.tmp"] == (folder / ".metadata").stat().st_size

@@ -158,3 +158,11 @@ def test_pickled_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"refused pickled entries.*model.evil"):
         checkpoints.load(tensors(0.0), "latest")
     assert not proof.exists()
+
+
+def test_a_torn_origin_is_not_loaded(tmp_path: Path) -> None:
+    Checkpoints(tmp_path).save_origin({"dense": tensors(3.0)["model"]})
+    notes = tmp_path / "checkpoints" / "origin" / "notes.json"
+    notes.write_text(notes.read_text()[:-5])
+    with pytest.raises(CheckpointError, match=r"origin is damaged: notes\.json is not whole; start over with --fresh"):
+        Checkpoints(tmp_path).load_origin({"dense": tensors(0.0)["model"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,23 @@ def test_bad_data_leave_no_folder_behind(run_dir: Path) -> None:
         go_in(run_dir)
         leave_nothing(run_dir)
     assert set(contents(run_dir)) == {"mine.txt"}
+
+
+def test_damaged_checkpoints_are_not_forgotten_unasked(run_dir: Path) -> None:
+    fill(run_dir)
+    (run_dir / "checkpoints" / "step-000000005").rename(run_dir / "checkpoints" / "damaged-step-000000005")
+    with pytest.raises(CheckpointError, match=r"of which none can be read here; .*--fresh"):
+        go_in(run_dir)
+    assert (run_dir / "checkpoints" / "damaged-step-000000005").is_dir()
+
+
+def test_a_lock_is_waited_for_as_long_as_it_may_be(run_dir: Path) -> None:
+    held = lock(run_dir)
+    threading.Timer(0.3, held.close).start()
+    lock(run_dir, wait_s=20.0).close()
+
+
+def test_what_is_refused_leaves_no_folder(run_dir: Path) -> None:
+    with pytest.raises(ValueError, match="bad"), locked(run_dir):
+        raise ValueError("bad")
+    assert not run_dir.exists()

@@ -43,9 +43,11 @@ class Recorder(Checkpoints):
         self.saves: list[int] = []
         self.lines: list[tuple[int, dict[str, float]]] = []
 
-    def save(self, tensors: Mapping[str, Any], notes: Mapping[str, Any], *, step: int, best: bool) -> None:
+    def save(
+        self, tensors: Mapping[str, Any], notes: Mapping[str, Any], *, step: int, best: bool, last: bool = False
+    ) -> None:
         self.saves.append(step)
-        super().save(tensors, notes, step=step, best=best)
+        super().save(tensors, notes, step=step, best=best, last=last)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self.lines.append((step, dict(values)))
