@@ -19,6 +19,7 @@ def test_training_ends_with_a_table_beside_two_references_and_leaves_the_documen
         assert shown.count(f" {model} ") == 3  # one row a task
     run = small / "run"
     assert {p.name for p in run.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "metrics.json",
