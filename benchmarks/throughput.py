@@ -43,6 +43,7 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.oracle import make_oracle_config, make_oracle_table
+from torchrec_mtl.data.splits import Files, open_data
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.embeddings import Embeddings, features_spec
 from torchrec_mtl.registry import resolve
@@ -50,7 +51,7 @@ from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.metrics import auc
 from torchrec_mtl.training.optim import Optimizers
-from torchrec_mtl.training.run import Files, open_data, prepare_data
+from torchrec_mtl.training.run import prepare_data
 from torchrec_mtl.training.session import open_session
 from torchrec_mtl.training.sharding import shard
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink

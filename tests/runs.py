@@ -24,13 +24,14 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.splits import Files, open_data
 from torchrec_mtl.data.synthetic import make_config
 from torchrec_mtl.heads.base import Head, Phase
 from torchrec_mtl.heads.htlnet import HTLNet
 from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.testing.ranks import run_ranks
 from torchrec_mtl.training.checkpoint import Checkpoints, TensorReader
-from torchrec_mtl.training.run import Files, RunResult, open_data, train
+from torchrec_mtl.training.run import RunResult, train
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.trainer import InterruptedTrainingError
 

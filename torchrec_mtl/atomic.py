@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,8 +42,7 @@ def whole_file(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(partial)
             os.replace(partial, out)
             sync_folder(out.parent)
         finally:
@@ -52,6 +52,31 @@ def whole_file(out: Path) -> Iterator[Path]:
         below_a_file = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "what should be its folder is a file" if below_a_file else error.strerror or str(error)
         raise ValueError(f"cannot write {out}: {reason}; name another file") from error
+
+
+def replace_folder(partial: Path, final: Path, *, old: Path) -> None:
+    """Put a whole folder in the place of one that may be there.
+
+    Args:
+        partial: the new one.
+        final: its name.
+        old: where the previous one waits; a kill between two renames leaves it there, and nothing under ``final``.
+
+    Raises:
+        OSError: it could not be renamed.
+    """
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+    os.replace(partial, final)
+    sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file that is written and closed."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

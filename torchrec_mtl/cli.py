@@ -221,10 +221,9 @@ def list_command(kind: Annotated[Listed, typer.Argument(help="What to list.", sh
 def config_check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Report everything that is wrong with a config, and with the columns of its data where the files exist."""
     with errors_for_people():
-        from torchrec_mtl.config.checks import notes
+        from torchrec_mtl.config.checks import notes, refused_in_runs
         from torchrec_mtl.config.load import ConfigError, load_config
-        from torchrec_mtl.training.run import missing_files, open_data
-        from torchrec_mtl.training.sharding import refused_in_runs
+        from torchrec_mtl.data.splits import missing_files, open_data
 
         run = load_config(config, overrides or ())
         if problems := refused_in_runs(run):

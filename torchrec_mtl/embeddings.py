@@ -18,8 +18,6 @@ from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.features import DenseSpec, Features, FeaturesSpec, FieldSpec, Jagged
 from torchrec_mtl.gradients.layout import Layout, PooledField, order_tables
 from torchrec_mtl.gradients.rows import Ids
-from torchrec_mtl.initial import initialise_tables as initialise_tables
-from torchrec_mtl.initial import local_shards as local_shards
 from torchrec_mtl.noise import Noise
 from torchrec_mtl.widths import full
 

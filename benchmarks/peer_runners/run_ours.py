@@ -22,10 +22,10 @@ from benchmarks.peer_runners.measure import Array, Clock, main
 from benchmarks.peer_runners.spec import Spec
 from torchrec_mtl import doctor
 from torchrec_mtl.config.load import load_config
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.training import run as training
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.inference import predict_run
-from torchrec_mtl.training.run import open_data
 from torchrec_mtl.training.run_dir import load_run
 from torchrec_mtl.training.session import Session, open_session
 from torchrec_mtl.training.trainer import Trainer

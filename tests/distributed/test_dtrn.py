@@ -31,13 +31,13 @@ from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.synthetic import make_table
-from torchrec_mtl.embeddings import initialise_tables
+from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import MultiTaskModel, build_model
 from torchrec_mtl.objective import Objective
 from torchrec_mtl.testing.ranks import run_ranks
-from torchrec_mtl.training.run import open_data
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

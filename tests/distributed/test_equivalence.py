@@ -29,12 +29,12 @@ from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.synthetic import make_table
-from torchrec_mtl.embeddings import initialise_tables
+from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.training.checkpoint import Checkpoints, TensorReader
-from torchrec_mtl.training.run import open_data
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -10,10 +10,10 @@ import torch
 from tests.runs import raw_config, write
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.testing.ranks import run_ranks
 from torchrec_mtl.training.evaluation import Evaluation
-from torchrec_mtl.training.run import open_data
 from torchrec_mtl.training.session import open_session
 
 pytestmark = pytest.mark.distributed

@@ -19,11 +19,11 @@ import torchrec_mtl
 from tests.runs import ADAPTIVE, BATCH, assert_equal, raw_config, rows_of, saved, train_ranks, with_values, write
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.objective import NonFiniteLossError
 from torchrec_mtl.testing.ranks import run_ranks
 from torchrec_mtl.training.checkpoint import Checkpoints
-from torchrec_mtl.training.run import open_data
 from torchrec_mtl.training.session import Session, open_session
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

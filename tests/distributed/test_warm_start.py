@@ -18,9 +18,9 @@ from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.files import open_files
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.data.synthetic import make_table
-from torchrec_mtl.embeddings import initialise_tables
 from torchrec_mtl.heads.base import Phase
 from torchrec_mtl.heads.shared_bottom import SharedBottom
+from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.testing.ranks import RankError, run_ranks

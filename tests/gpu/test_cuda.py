@@ -9,13 +9,14 @@ from tests.distributed.test_ncs4cvr import local_state, same, steps
 from tests.runs import interrupted, saved
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.synthetic import make_config, make_table
 from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.inference import evaluate_run
 from torchrec_mtl.training.rewind import rewind, save_origin
-from torchrec_mtl.training.run import open_data, train
+from torchrec_mtl.training.run import train
 from torchrec_mtl.training.session import open_session
 from torchrec_mtl.training.trainer import InterruptedTrainingError
 

@@ -10,7 +10,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.config.features import FeaturesConfig
 from torchrec_mtl.data.batch import Batch
-from torchrec_mtl.embeddings import Embeddings, FeatureReader, features_spec, initialise_tables, table_copies
+from torchrec_mtl.embeddings import Embeddings, FeatureReader, features_spec, table_copies
+from torchrec_mtl.initial import initialise_tables
 
 TASKS = ("click", "buy")
 B = 5

@@ -12,13 +12,13 @@ from torchrec_mtl.config.load import parse
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.synthetic import make_config, make_table
-from torchrec_mtl.embeddings import initialise_tables
 from torchrec_mtl.gradients.base import GradientRule, RuleConfig
+from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.objective import Objective
-from torchrec_mtl.training.run import open_data
 
 HTLNET = {"type": "htlnet", "tower": [16, 8]}
 RULE = {"type": "htlnet", "core": "watch_time", "gamma": 0.3}

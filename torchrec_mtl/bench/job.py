@@ -20,15 +20,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from torchrec_mtl.atomic import write_text
 from torchrec_mtl.config.load import load_config
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.order import Order
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.evaluation import Metrics
-from torchrec_mtl.training.run import open_data, train
+from torchrec_mtl.training.run import train
 
 CONFIG, OUTCOME, LOG = "config.yaml", "outcome.json", "log.txt"
 
@@ -44,9 +46,7 @@ def work(folder: str) -> None:
         traceback.print_exc()
         outcome = {"error": f"{type(error).__name__}: {error}"}
     outcome["peak_memory_mib"] = _peak_memory_mib()
-    partial = place / f".{OUTCOME}"
-    partial.write_text(json.dumps(outcome), encoding="utf-8")
-    partial.replace(place / OUTCOME)
+    write_text(place / OUTCOME, json.dumps(outcome))
 
 
 def _detach(place: Path) -> None:

@@ -12,12 +12,13 @@ from rich.console import Console
 from torchrec_mtl.bench.scores import score_problem
 from torchrec_mtl.bench.suite import DataSet, Dimension, Model, Suite, as_word
 from torchrec_mtl.config.base import did_you_mean
+from torchrec_mtl.config.checks import refused_in_runs
 from torchrec_mtl.config.later import unknown_before
 from torchrec_mtl.config.load import ConfigError, dump, load_config
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.fingerprint import Fingerprint
-from torchrec_mtl.training.run import Files, missing_files, open_data, prepare_data
-from torchrec_mtl.training.sharding import refused_in_runs
+from torchrec_mtl.data.splits import Files, missing_files, open_data
+from torchrec_mtl.training.run import prepare_data
 
 _OURS = ("run_dir", "train.seed", "train.references", "data.test")
 

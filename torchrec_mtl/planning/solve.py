@@ -14,6 +14,7 @@ from torchrec.distributed.planner.types import PlannerError, PlannerErrorType, S
 from torchrec.distributed.planner.types import Shard as PlannerShard
 from torchrec.distributed.types import ModuleSharder
 
+from torchrec_mtl.config.checks import refused_in_runs
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.model import MultiTaskModel, build_model
 from torchrec_mtl.planning.result import (
@@ -30,14 +31,7 @@ from torchrec_mtl.planning.result import (
 from torchrec_mtl.planning.sizes import largest, needed_bytes
 from torchrec_mtl.training.comms import comm_codecs
 from torchrec_mtl.training.optim import fuse_sparse_optimizer
-from torchrec_mtl.training.sharding import (
-    RESERVED,
-    make_enumerator,
-    make_planner,
-    make_topology,
-    refused_in_runs,
-    sharders,
-)
+from torchrec_mtl.training.sharding import RESERVED, make_enumerator, make_planner, make_topology, sharders
 
 # Copies of a dense weight: itself, its gradient, and the optimizer's.
 _DENSE_COPIES = {"adam": 4, "adamw": 4, "adagrad": 3, "sgd": 2}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import torchrec_mtl
+from torchrec_mtl.atomic import flush, replace_folder
+from torchrec_mtl.checksums import damage, sha256
 from torchrec_mtl.retrieval.index_engines import Labels, import_faiss
 
 FORMAT = 1
@@ -53,13 +53,9 @@ def write(folder: str | Path, stored: Stored) -> None:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             _write_files(partial, stored)
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.replace(final, old)
-            os.replace(partial, final)
+            replace_folder(partial, final, old=old)
         finally:
             shutil.rmtree(partial, ignore_errors=True)  # it may be the disk that is full
-        shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # faiss raises RuntimeError, as a loop of links does
         reason = (getattr(error, "strerror", None) or str(error)).splitlines()[-1]
         raise ValueError(f"cannot write an index to {folder}: {reason}; name another folder") from error
@@ -94,13 +90,8 @@ def _check_sums(folder: Path, about: Mapping[str, Any]) -> None:
     if not isinstance(sums, dict):
         raise ValueError(f"{folder / _ABOUT}: sha256 must be a mapping (found {type(sums).__name__}); save it again")
     for name in (_IDS, _INDEX) if sums else ():
-        if _sha256(folder / name) != sums.get(name):
-            raise ValueError(f"the index in {folder} is damaged: {name} is not what was written; save it again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if (problem := damage(folder / name, sums.get(name))) is not None:
+            raise ValueError(f"the index in {folder} is damaged: {problem}; save it again")
 
 
 def _read_files(folder: Path, about: Mapping[str, Any]) -> Stored:
@@ -138,17 +129,11 @@ def _write_files(folder: Path, stored: Stored) -> None:
         "faiss": import_faiss().__version__,
         "items": len(stored.ids),
         **stored.about,
-        "sha256": {name: _sha256(folder / name) for name in (_IDS, _INDEX)},
+        "sha256": {name: sha256(folder / name) for name in (_IDS, _INDEX)},
     }
     (folder / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for name in _FILES:
-        _flush(folder / name)
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold a file before its folder gets its name, in case the machine stops."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        flush(folder / name)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,9 +17,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from torchrec_mtl.atomic import sync_folder
 from torchrec_mtl.training.background import Background
 from torchrec_mtl.training.checkpoint_files import ChecksumWriter, Copied, TensorReader, WithoutCopies, damaged_files
+from torchrec_mtl.training.checkpoint_folders import CheckpointFolders, name_of
 from torchrec_mtl.training.checkpoint_notes import NOTES, CheckpointError, Notes, read_notes
 from torchrec_mtl.training.distributed import is_of_group, on_rank_0
 
@@ -30,7 +29,7 @@ __all__ = ["CheckpointError", "Checkpoints", "TensorReader"]
 # process, and a thread that set them for a while would change them under the others.
 warnings.filterwarnings("ignore", message="Please use DTensor instead", category=FutureWarning)
 
-_ORIGIN, _OLD, _DAMAGED = "origin", ".old", "damaged-"
+_ORIGIN = "origin"
 
 
 class Checkpoints:
@@ -50,7 +49,7 @@ class Checkpoints:
         self, run_dir: str | Path, keep: int = 2, *, background: bool = False, timeout_s: float = 600.0
     ) -> None:
         self.folder = Path(run_dir) / "checkpoints"
-        self.keep = keep
+        self._folders = CheckpointFolders(self.folder, keep)
         self._background: Background | None = None
         self._group: dist.ProcessGroup | None = None
         if background:
@@ -112,8 +111,8 @@ class Checkpoints:
             CheckpointError: it could not be written, on all ranks.
         """
         self.wait()
-        partial, checksums = self._write(_without_empty(tensors), WithoutCopies(), _ORIGIN)
-        on_rank_0(lambda: _replace(partial, self.folder / _ORIGIN, Notes({}, False, checksums)))
+        checksums = self._write(_without_empty(tensors), WithoutCopies(), _ORIGIN)
+        on_rank_0(lambda: self._folders.publish(_ORIGIN, Notes({}, False, checksums)))
 
     def load_origin(self, tensors: dict[str, Any]) -> None:
         """Load in place what `save_origin` wrote, on all ranks together.
@@ -126,24 +125,15 @@ class Checkpoints:
     def amend(self, notes: Mapping[str, Any], *, step: int, best: bool) -> None:
         """Write other notes beside the tensors saved at ``step``; on all ranks together."""
         self.wait()
-        on_rank_0(lambda: self._amend(self.folder / _name(step), notes, best))
+        on_rank_0(lambda: self._folders.amend(name_of(step), notes, best=best))
 
     def index(self) -> dict[str, str]:
         """Return ``{"latest": name, "best": name}``, as far as there are any; torn checkpoints do not count."""
-        read = {folder.name: read_notes(folder) for folder in sorted(self.folder.glob("step-*"))}
-        whole = [
-            (name, stored)
-            for name, stored in read.items()
-            if stored is not None and (not name.endswith(_OLD) or read.get(name.removesuffix(_OLD)) is None)
-        ]
-        best = [(name, stored) for name, stored in whole if stored.best]
-        return {key: found[-1][0] for key, found in (("latest", whole), ("best", best)) if found}
+        return self._folders.index()
 
     def notes(self, which: str) -> dict[str, Any] | None:
         """Return the notes of the ``latest`` or ``best`` checkpoint, or None where there is none."""
-        name = self.index().get(which)
-        stored = None if name is None else read_notes(self.folder / name)
-        return None if stored is None else dict(stored.notes)
+        return self._folders.notes(which)
 
     def set_damaged_aside(self) -> list[str]:
         """Rename the latest checkpoint, while its files are not what was written; on all ranks together.
@@ -154,13 +144,13 @@ class Checkpoints:
         Raises:
             CheckpointError: none is left.
         """
-        on_rank_0(self._put_back)
+        on_rank_0(self._folders.put_back)
         said: list[str] = []
         while (name := on_rank_0(lambda: self.index().get("latest"))) is not None:
             if not (problems := self._damage(name)):
                 return said
-            said.append(f"checkpoint {name} is damaged and was set aside as {_DAMAGED}{name}: {problems[0]}")
-            on_rank_0(lambda: self._set_aside(name))
+            aside = on_rank_0(lambda: self._folders.set_aside(name))
+            said.append(f"checkpoint {name} is damaged and was set aside as {aside}: {problems[0]}")
         if said:
             raise CheckpointError("\n".join([*said, "no other checkpoint is left; start over with --fresh"]))
         return said
@@ -206,75 +196,28 @@ class Checkpoints:
             self._intact.add(name)
         return problems
 
-    def _put_back(self) -> None:
-        """Give a checkpoint its name again whose successor a kill kept from taking its place."""
-        for old in self.folder.glob(f"*{_OLD}"):
-            final = old.with_name(old.name.removesuffix(_OLD))
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(old, final)
-
-    def _set_aside(self, name: str) -> None:
-        aside = self.folder / f"{_DAMAGED}{name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(self.folder / name, aside)
-
     def _save(self, tensors: Mapping[str, Any], planner: WithoutCopies, notes: Notes, step: int) -> None:
-        self._intact.discard(_name(step))
-        partial, checksums = self._write(tensors, planner, _name(step))
-        with _as_checkpoint_error(f"cannot save {self.folder / _name(step)}"):
+        name = name_of(step)
+        self._intact.discard(name)
+        checksums = self._write(tensors, planner, name)
+        with _as_checkpoint_error(f"cannot save {self.folder / name}"):
             whole = Notes(notes.notes, notes.best, checksums)
-            on_rank_0(lambda: self._publish(partial, whole, step), self._group)
+            on_rank_0(lambda: self._folders.publish(name, whole), self._group)
+            on_rank_0(self._folders.prune, self._group)
 
-    def _write(self, tensors: Mapping[str, Any], planner: WithoutCopies, name: str) -> tuple[Path, dict[str, str]]:
-        """Write the tensors to a folder of another name; return it, and on rank 0 the checksums of all its files."""
-        partial = self.folder / f".partial-{name}"
+    def _write(self, tensors: Mapping[str, Any], planner: WithoutCopies, name: str) -> dict[str, str]:
+        """Write the tensors to a folder of another name; return, on rank 0, the checksums of all its files."""
+        partial = self._folders.partial(name)
         try:
             with _as_checkpoint_error(f"cannot save {self.folder / name}"):
-                on_rank_0(lambda: self._prepare(partial), self._group)
+                on_rank_0(lambda: self._folders.begin(name), self._group)
                 writer = ChecksumWriter(partial)
                 dcp.save(dict(tensors), storage_writer=writer, planner=planner, process_group=self._group)
-                return partial, _gather(writer.checksums, self._group)
+                return _gather(writer.checksums, self._group)
         except CheckpointError:
             if dist.get_rank() == 0:  # it may be the disk that is full
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-
-    def _prepare(self, partial: Path) -> None:
-        for torn in self.folder.glob(".partial-*"):
-            shutil.rmtree(torn, ignore_errors=True)
-        partial.mkdir(parents=True)
-
-    def _publish(self, partial: Path, notes: Notes, step: int) -> None:
-        _replace(partial, self.folder / _name(step), notes)
-        self._prune()
-
-    def _amend(self, folder: Path, notes: Mapping[str, Any], best: bool) -> None:
-        stored = read_notes(folder)
-        Notes(notes, best, {} if stored is None else stored.checksums).write(folder)
-
-    def _prune(self) -> None:
-        chosen = self.index().values()
-        surplus = [p for p in sorted(self.folder.glob("step-*")) if p.name not in chosen]
-        for old in surplus[: max(len(surplus) - (self.keep - 1), 0)]:  # the latest counts as kept
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _replace(partial: Path, final: Path, notes: Notes) -> None:
-    """Put a whole checkpoint in the place of one of the same step, which stays usable until then."""
-    notes.write(partial)
-    old = final.with_name(final.name + _OLD)
-    if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(final, old)
-    os.replace(partial, final)
-    sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:09d}"
 
 
 def _on_this_gpu(work: Callable[[], None]) -> Callable[[], None]:

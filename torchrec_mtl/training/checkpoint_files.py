@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import WriteItem
 
-from torchrec_mtl.embeddings import local_shards
-from torchrec_mtl.whereabouts import whereabouts
+from torchrec_mtl.checksums import damage
+from torchrec_mtl.initial import local_shards
 
 _ALLOWED_MODULES = frozenset({"torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"})
 _ALLOWED_NAMES = frozenset(
@@ -34,7 +34,6 @@ _ALLOWED_NAMES = frozenset(
     }
 )
 _OF_NUMPY = frozenset({torch.float32, torch.float64, torch.float16})  # bfloat16 is not
-_READ_AT_ONCE = 1 << 24  # bytes
 
 
 class MetadataUnpickler(pickle.Unpickler):
@@ -168,17 +167,6 @@ class _HashingFile:
         return self._file.fileno()
 
 
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    whereabouts.reads(str(path))
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_READ_AT_ONCE):
-            digest.update(block)
-            whereabouts.changes += 1
-    return digest.hexdigest()
-
-
 def damaged_files(folder: Path, checksums: Mapping[str, str]) -> list[str]:
     """Return what is wrong with the files of a checkpoint; on all ranks together, each reads its share of them.
 
@@ -187,14 +175,7 @@ def damaged_files(folder: Path, checksums: Mapping[str, str]) -> list[str]:
         checksums: as noted when it was written.
     """
     mine = sorted(checksums)[dist.get_rank() :: dist.get_world_size()]
-    found = [problem for name in mine if (problem := _problem(folder / name, checksums[name]))]
+    found = [problem for name in mine if (problem := damage(folder / name, checksums[name]))]
     of_ranks: list[list[str]] = [[]] * dist.get_world_size()
     dist.all_gather_object(of_ranks, found)
     return [problem for of_rank in of_ranks for problem in of_rank]
-
-
-def _problem(path: Path, expected: str) -> str | None:
-    try:
-        return None if checksum(path) == expected else f"{path.name} is not what was written (its SHA-256 differs)"
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"

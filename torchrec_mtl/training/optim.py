@@ -18,7 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.config.training import DenseOptimConfig, ScheduleConfig, SparseOptimConfig
-from torchrec_mtl.embeddings import local_shards
+from torchrec_mtl.initial import local_shards
 
 _SPARSE: dict[str, Any] = {
     "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchrec_mtl.embeddings import initialise_tables
+from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.model import build_model
 from torchrec_mtl.training.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    from collections import OrderedDict
-
-    from torch import Tensor
-
     from torchrec_mtl.training.session import Session
 
 _DENSE = "objective."
@@ -52,9 +48,8 @@ def rewind(session: Session, checkpoints: Checkpoints | None, *, tables: bool, u
             _begin_anew(session, tables=tables)
         else:
             checkpoints.load_origin(_parts(session, tables=tables))
-    if tables and session.device.type == "cuda":
-        # Rows that a GPU caches of tables in host memory are forgotten so.
-        session.model.load_state_dict(cast("OrderedDict[str, Tensor]", session.model.state_dict()))
+    if tables:
+        session.forget_cached_rows()
     session.optimizers.set_step(updates)
 
 

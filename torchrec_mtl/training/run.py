@@ -17,13 +17,12 @@ from rich.console import Console
 
 from torchrec_mtl.atomic import write_text
 from torchrec_mtl.collectives import rank
+from torchrec_mtl.config.checks import refused_in_runs
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.collect import collect
 from torchrec_mtl.data.fingerprint import Fingerprint
-from torchrec_mtl.data.splits import Files as Files
-from torchrec_mtl.data.splits import missing_files as missing_files
-from torchrec_mtl.data.splits import open_data as open_data
+from torchrec_mtl.data.splits import Files, missing_files, open_data
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.findings import Finding
 from torchrec_mtl.noise import stable_seed
@@ -38,7 +37,6 @@ from torchrec_mtl.training.fresh import is_begun, mark_begun
 from torchrec_mtl.training.run_dir import best_or_latest, enter, leave_nothing, locked
 from torchrec_mtl.training.saving import open_checkpoints
 from torchrec_mtl.training.session import Session, open_session
-from torchrec_mtl.training.sharding import refused_in_runs
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.stored_run import StoredRun

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
-from torchrec_mtl.embeddings import local_shards
+from torchrec_mtl.initial import local_shards
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.session import Session
 

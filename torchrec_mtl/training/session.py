@@ -134,6 +134,11 @@ class Session:
             rng[f"cuda_rank{rank()}"] = torch.cuda.get_rng_state(self.device)
         return {"model": self.model.state_dict(), "optim": self.optimizers.state_dict(), "rng": rng}
 
+    def forget_cached_rows(self) -> None:
+        """Have a GPU forget the rows that it caches of tables in host memory, after these were written in place."""
+        if self.device.type == "cuda":
+            self.model.load_state_dict(cast(Any, self.model.state_dict()))
+
     def agree(self, names: Sequence[str]) -> None:
         """Give every rank what rank 0 has in these buffers of the head."""
         for name in names:

@@ -26,14 +26,12 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ModuleSharder, PipelineType
 
-from torchrec_mtl.config.checks import refused_in_runs as refused_in_runs
+from torchrec_mtl.config.checks import refused_in_runs
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.initial import initialise_tables
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.training.comms import Codecs, comm_codecs
-from torchrec_mtl.training.constraints import ids_a_sample as ids_a_sample
-from torchrec_mtl.training.constraints import prefetches
-from torchrec_mtl.training.constraints import table_constraints as table_constraints
+from torchrec_mtl.training.constraints import prefetches, table_constraints
 from torchrec_mtl.training.optim import fuse_sparse_optimizer
 
 RESERVED = 0.1

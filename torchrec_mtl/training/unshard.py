@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import torch
 
+from torchrec_mtl.atomic import whole_file
+from torchrec_mtl.checksums import damage
 from torchrec_mtl.training.checkpoint import CheckpointError
-from torchrec_mtl.training.checkpoint_files import checksum
 from torchrec_mtl.training.state_names import read_names
 from torchrec_mtl.training.stored import StoredTensors
 from torchrec_mtl.training.stored_run import StoredRun, Which
@@ -54,19 +54,10 @@ def unshard_run(run: str | Path, out: Path, *, which: Which | None = None, optim
     _check(found)
     stored = StoredTensors(found.path)
     try:
-        if out.exists() and not out.is_file():  # a rename would put a file in the place of /dev/null
-            raise ValueError(f"cannot write {out}: it is no file; name another one")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".partial-{out.name}-", dir=out.parent))
-        try:
-            content = _content(stored, scratch, optimizers=optimizers)
+        with whole_file(out) as partial, tempfile.TemporaryDirectory(prefix=".parts-", dir=out.parent) as scratch:
+            content = _content(stored, Path(scratch), optimizers=optimizers)
             tensors = [t for part in content.values() for t in _leaves(part)]
-            torch.save({"step": found.step, **content}, scratch / "whole")
-            (scratch / "whole").replace(out)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror or error}; name another file") from None
+            torch.save({"step": found.step, **content}, partial)
     except RuntimeError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -77,8 +68,8 @@ def unshard_run(run: str | Path, out: Path, *, which: Which | None = None, optim
 
 def _check(run: StoredRun) -> None:
     for name, expected in run.checksums.items():
-        if not (run.path / name).is_file() or checksum(run.path / name) != expected:
-            raise CheckpointError(f"{run.path} is damaged: {name} is not what was written; take another checkpoint")
+        if (problem := damage(run.path / name, expected)) is not None:
+            raise CheckpointError(f"{run.path} is damaged: {problem}; take another checkpoint")
 
 
 def _content(stored: StoredTensors, scratch: Path, *, optimizers: bool) -> dict[str, dict[str, Any]]:

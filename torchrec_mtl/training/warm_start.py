@@ -7,18 +7,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor
 
 from torchrec_mtl import atomic
 from torchrec_mtl.collectives import rank
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.arrow import is_list, is_string
 from torchrec_mtl.data.files import DataFile
-from torchrec_mtl.embeddings import local_shards
+from torchrec_mtl.initial import local_shards
 from torchrec_mtl.objective import Objective
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.checkpoint_files import damaged_files
@@ -31,8 +30,6 @@ from torchrec_mtl.training.stored import StoredTensors
 from torchrec_mtl.training.stored_run import StoredRun
 
 if TYPE_CHECKING:
-    from collections import OrderedDict
-
     from torchrec_mtl.training.session import Session
 
 FILE = "init_from.json"
@@ -216,9 +213,7 @@ def _copy(
             states, notes = _copy_states(session, stored, found, states_of)
     of_ranks: list[tuple[list[str], list[str]]] = [([], [])] * dist.get_world_size()
     dist.all_gather_object(of_ranks, (states, notes))
-    if session.device.type == "cuda":
-        # Rows that a GPU caches of tables in host memory are forgotten so.
-        session.model.load_state_dict(cast("OrderedDict[str, Tensor]", model))
+    session.forget_cached_rows()
     taken, said = ({line for part in of_ranks for line in part[which]} for which in (0, 1))
     return tuple(sorted(taken)), sorted(said)
 

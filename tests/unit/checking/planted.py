@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
+from tests.parquet import write_groups as write
 from torchrec_mtl.checking.command import Options, check
 from torchrec_mtl.checking.report import Report
 from torchrec_mtl.data.synthetic import make_config, make_table
 
 TRAIN = make_table(2000, seed=1)
 EVAL = make_table(600, seed=2)
-
-
-def write(path: Path, table: pa.Table, groups: Sequence[int] = ()) -> Path:
-    """Write a file, in row groups of the sizes given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, table.schema) as writer:
-        start = 0
-        for size in groups or [max(len(table), 1)]:
-            writer.write_table(table.slice(start, size), row_group_size=size)
-            start += size
-    return path
 
 
 def changed(table: pa.Table, **columns: Any) -> pa.Table:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
+from tests.parquet import write_groups
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.synthetic import make_config, make_table
 
@@ -27,14 +27,7 @@ def write(tmp_path: Path) -> Write:
 
     def write_file(name: str, columns: Any, groups: Sequence[int] | None = None) -> Path:
         table = columns if isinstance(columns, pa.Table) else pa.table(columns)
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(path, table.schema) as writer:
-            start = 0
-            for size in groups or [max(len(table), 1)]:
-                writer.write_table(table.slice(start, size), row_group_size=size)
-                start += size
-        return path
+        return write_groups(tmp_path / name, table, groups or ())
 
     return write_file
 

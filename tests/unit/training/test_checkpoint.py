@@ -202,11 +202,9 @@ def test_a_part_of_a_tensor_is_written_from_where_it_is(tmp_path: Path, monkeypa
     assert all(torch.equal(loaded["model"][name], part) for name, part in parts.items())
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3])
-def test_a_kill_while_a_step_is_saved_again_leaves_one_of_the_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
-) -> None:
-    checkpoints, calls, replace = saved(tmp_path, 4, keep=1), [], os.replace
+def saved_again_and_killed(run_dir: Path, patch: pytest.MonkeyPatch, killed_at: int, *, best: bool) -> Checkpoints:
+    """Save step 4, and save it again with other values, killed at one of the renames."""
+    checkpoints, calls, replace = saved(run_dir, 4, keep=1), list[Path](), os.replace
 
     def kill(source: Path, target: Path) -> None:
         calls.append(target)
@@ -214,10 +212,18 @@ def test_a_kill_while_a_step_is_saved_again_leaves_one_of_the_two(
             raise KeyboardInterrupt
         replace(source, target)
 
-    with monkeypatch.context() as patched:
+    with patch.context() as patched:
         patched.setattr(os, "replace", kill)
         with pytest.raises(KeyboardInterrupt):
-            checkpoints.save(tensors(9.0), {"step": 4}, step=4, best=True)
+            checkpoints.save(tensors(9.0), {"step": 4}, step=4, best=best)
+    return checkpoints
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_kill_while_a_step_is_saved_again_leaves_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    checkpoints = saved_again_and_killed(tmp_path, monkeypatch, killed_at, best=True)
     found = tensors(0.0)
     checkpoints.load(found, "latest")
     assert bool((found["model"]["head.bias"] == 4).all())
@@ -250,18 +256,7 @@ def test_what_such_a_kill_leaves_can_be_amended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     """A run that goes on notes the end of its evaluation beside it."""
-    checkpoints, calls, replace = saved(tmp_path, 4, keep=1), [], os.replace
-
-    def kill(source: Path, target: Path) -> None:
-        calls.append(target)
-        if len(calls) == killed_at:
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", kill)
-        with pytest.raises(KeyboardInterrupt):
-            checkpoints.save(tensors(9.0), {"step": 4}, step=4, best=False)
+    saved_again_and_killed(tmp_path, monkeypatch, killed_at, best=False)
     again = Checkpoints(tmp_path, keep=1)
     assert again.set_damaged_aside() == []
     again.amend({"step": 4, "settled": 4}, step=4, best=True)

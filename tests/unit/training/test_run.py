@@ -19,12 +19,13 @@ from rich.console import Console
 
 from tests.runs import BATCH, raw_config, train_until, with_values, write
 from torchrec_mtl.config.load import ConfigError, parse
+from torchrec_mtl.data.splits import open_data
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.data.synthetic import make_table
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.inference import evaluate_run
 from torchrec_mtl.training.optim import Optimizers
-from torchrec_mtl.training.run import RunResult, open_data, train
+from torchrec_mtl.training.run import RunResult, train
 from torchrec_mtl.training.run_dir import load_run
 
 PLAIN = {"head": {"type": "shared_bottom", "shared": [8], "tower": [4]}, "gradient": {"type": "sum"}}

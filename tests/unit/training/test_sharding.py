@@ -11,7 +11,7 @@ from torchrec.modules.embedding_configs import DataType
 
 from tests.runs import raw_config
 from torchrec_mtl.config.load import parse
-from torchrec_mtl.training.sharding import table_constraints
+from torchrec_mtl.training.constraints import table_constraints
 
 
 def constraints_of(run_dir: Path, *, pipeline: str = "auto", **table: Any) -> ParameterConstraints:
