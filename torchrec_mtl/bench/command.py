@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from torchrec_mtl.bench.folder import only_one
+from torchrec_mtl.bench.requirements import require_extra
 from torchrec_mtl.config.explain import ConfigError
 
 if TYPE_CHECKING:
     from torchrec_mtl.bench.pairs import Pair
-    from torchrec_mtl.bench.rows import Log
+    from torchrec_mtl.bench.rows import Log, Row
     from torchrec_mtl.bench.suite import Suite
 
 
@@ -57,7 +56,7 @@ def bench(options: Options, console: Console) -> None:
         ConfigError: the suite, or a run of it, is wrong; nothing was trained.
         InterruptedBenchError: the user asked to stop.
     """
-    _require_extra()
+    require_extra("bench")
     from torchrec_mtl.bench.pairs import check_pairs, require, selected
     from torchrec_mtl.bench.rows import Log
     from torchrec_mtl.bench.suite import load_suite
@@ -71,18 +70,10 @@ def bench(options: Options, console: Console) -> None:
     if options.dry_run:
         _show_counts(suite, pairs, Log(out / "runs.jsonl", forget_failed=options.retry_failed), console)
         return
-    with _lock(out):
+    with only_one("bench", out):
         if not options.report_only:
             _run(suite, pairs, Log(out / "runs.jsonl", forget_failed=options.retry_failed), out, options, console)
         _report(suite, checked.pairs, Log(out / "runs.jsonl"), out, console)
-
-
-def _require_extra() -> None:
-    missing = [name for name in ("optuna", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            [f'{" and ".join(missing)} missing; run: pip install "torchrec_mtl[bench]"'], source="torchrec-mtl bench"
-        )
 
 
 def _show_counts(suite: Suite, pairs: Sequence[Pair], log: Log, console: Console) -> None:
@@ -106,14 +97,14 @@ def _show_counts(suite: Suite, pairs: Sequence[Pair], log: Log, console: Console
 
 
 def _run(suite: Suite, pairs: Sequence[Pair], log: Log, out: Path, options: Options, console: Console) -> None:
-    from torchrec_mtl.bench.schedule import run_missing
+    from torchrec_mtl.bench.schedule import Logged, run_missing
     from torchrec_mtl.bench.workers import Workers
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     count = options.processes or suite.processes or os.cpu_count() or 1
-    workers = Workers(count, out / "work", failed=out / "failed", timeout_s=suite.timeout_s)
+    workers: Workers[Logged[Row]] = Workers(count, out / "work", failed=out / "failed", timeout_s=suite.timeout_s)
     try:
         run_missing(suite, pairs, log, workers, say)
     except KeyboardInterrupt:
@@ -132,17 +123,3 @@ def _report(suite: Suite, pairs: Sequence[Pair], log: Log, out: Path, console: C
     console.print(
         f"{out / 'table.md'}, table.html, runs.parquet, and plots are written", highlight=False, soft_wrap=True
     )
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Keep a second bench out of the folder: both would run the same."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                ["another bench is running in this folder; wait for it, or take another --out"], source=str(out)
-            ) from None
-        yield

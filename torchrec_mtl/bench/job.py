@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def _train(config: RunConfig) -> dict[str, Any]:
     steps, train_seconds = speed(lines, config.data.batch_size)
     return {
         "metrics": _finite(result.evaluation.tasks),
+        "validation": validation_at(lines, result.step),
         "step": result.step,
         "steps": steps,
         "epochs": round(steps / _steps_per_epoch(config), 4),
@@ -89,6 +90,24 @@ def _train(config: RunConfig) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **_parameters(config, Statistics.load(run_dir / "statistics.json")),
     }
+
+
+def validation_at(lines: Sequence[Mapping[str, float | None]], step: int) -> dict[str, dict[str, float | None]]:
+    """Return the metrics that the evaluation during training found at a step; task -> metric -> value.
+
+    Args:
+        lines: of ``metrics.jsonl``; of several at the step the last counts.
+        step: of the checkpoint that was scored.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for line in lines:
+        for key, value in line.items() if line["step"] == step else ():
+            split, _, rest = key.partition("/")
+            task, _, metric = rest.rpartition("/")
+            if split == "eval" and task:
+                finite = value is not None and abs(value) < float("inf")
+                found.setdefault(task, {})[metric] = value if finite else None
+    return found
 
 
 def speed(lines: list[Mapping[str, float]], batch_size: int) -> tuple[int, float]:

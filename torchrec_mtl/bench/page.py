@@ -27,5 +27,5 @@ def _section(section: Section) -> str:
 def _plot(plot: Plot) -> str:
     """Put the drawing into the page, in the page's ink."""
     drawing = plot.svg[plot.svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "none")
-    caption = f"{plot.title}: mean over seeds with its 95 % interval"
+    caption = f"{plot.title}: {plot.points}"
     return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 
+from torchrec_mtl.bench.identity import files_mark, fingerprint, short_hash
 from torchrec_mtl.bench.scores import score_problem
-from torchrec_mtl.bench.suite import DataSet, Dimension, Model, Suite, as_word
+from torchrec_mtl.bench.space import Dimension, as_word
+from torchrec_mtl.bench.suite import DataSet, Model, Suite
 from torchrec_mtl.config.base import did_you_mean
 from torchrec_mtl.config.checks import refused_in_runs
-from torchrec_mtl.config.later import unknown_before
-from torchrec_mtl.config.load import ConfigError, dump, load_config
+from torchrec_mtl.config.load import ConfigError, load_config
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.data.fingerprint import Fingerprint
-from torchrec_mtl.data.splits import Files, missing_files, open_data
+from torchrec_mtl.data.splits import missing_files, open_data
 from torchrec_mtl.training.run import prepare_data
 
 _OURS = ("run_dir", "train.seed", "train.references", "data.test")
@@ -53,15 +51,7 @@ class Pair:
 
     def fingerprint(self, run: RunConfig) -> str:
         """Return a hash of all that decides a run's result but its seed: a changed YAML, or data, is another run."""
-        plain = run.model_copy(
-            update={
-                "run_dir": "-",
-                # How a run saves changes nothing of what it finds.
-                "train": run.train.model_copy(update={"seed": 0, "references": False, "save": "auto"}),
-                "data": run.data.model_copy(update={"prepare": None}),
-            }
-        )
-        return _hash(dump(plain, without=unknown_before(plain)) + self.files_mark)
+        return fingerprint(run, self.files_mark)
 
 
 @dataclass(frozen=True)
@@ -145,19 +135,10 @@ def _mark(run: RunConfig, opened: dict[str, str]) -> str:
     """Check the columns of the data, once for all models that read the same, and return the files' mark."""
     if missing_files(run) and run.data.prepare is not None:
         return ""
-    read = _hash(str([section.model_dump(mode="json") for section in (run.data, run.features, *run.tasks)]))
+    read = short_hash(str([section.model_dump(mode="json") for section in (run.data, run.features, *run.tasks)]))
     if read not in opened:
-        opened[read] = _marks(open_data(run))
+        opened[read] = files_mark(open_data(run))
     return opened[read]
-
-
-def _marks(files: Files) -> str:
-    splits = (files.train, files.eval, files.test)
-    return _hash("".join(Fingerprint.of(split).model_dump_json() for split in splits if split is not None))
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def require(checked: Checked, wanted: Iterable[tuple[str, str]], source: str) -> None:
@@ -209,18 +190,3 @@ def selected(suite: Suite, data: Sequence[str], models: Sequence[str], source: s
     if problems:
         raise ConfigError(problems, source=source)
     return pairs
-
-
-def section(run: RunConfig, path: str) -> Any:  # noqa: ANN401
-    """Return the value at ``key.path`` of a config; None where there is none. Items of lists by name or position.
-
-    Example: ``section(run, "tasks.click.weight")``.
-    """
-    node: Any = run.model_dump(mode="json")
-    for key in path.split("."):
-        if isinstance(node, list):
-            named = [item for item in node if isinstance(item, dict) and item.get("name") == key]
-            node = named[0] if named else node[int(key)] if key.isdigit() and int(key) < len(node) else None
-        else:
-            node = node.get(key) if isinstance(node, dict) else None
-    return node

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from torchrec_mtl.bench.fronts import unbeaten
 from torchrec_mtl.bench.labels import Box, place_labels
 from torchrec_mtl.bench.report import Plot
 from torchrec_mtl.bench.scores import PRIMARY, direction
@@ -25,9 +26,10 @@ from torchrec_mtl.bench.tuning import Outcome
 
 INK = "#1b1c1d"  # of all lines and letters, so that a page can put its own in its place
 PAPER = "#fefefe"  # behind them, likewise
-_COLOURS = {"baseline": "#8a8f98", "system": "#2b7de0"}
-_MARKERS = {"baseline": "s", "system": "o"}
-_STYLE: Any = {
+_COLOURS = {"baseline": "#8a8f98", "system": "#2b7de0", "chosen": "#c2570c"}
+_MARKERS = {"baseline": "s", "system": "o", "chosen": "D"}
+_LEGEND = "squares: baselines; circles: systems; dashed: not beaten by another"
+STYLE: Any = {
     "svg.hashsalt": "torchrec_mtl",  # the same drawing is the same file
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
@@ -62,7 +64,7 @@ def plots(data: str, outcomes: Sequence[Outcome]) -> list[Plot]:
         points = [p for p in points if p.x.count and p.y.count]
         if points:
             title = f"{' '.join(x)} against {' '.join(y)}"
-            found.append(Plot(f"{data}-{x[0]}-{y[0]}.svg", title, _draw(points, x, y)))
+            found.append(Plot(f"{data}-{x[0]}-{y[0]}.svg", title, draw(points, x, y, title=_LEGEND)))
     return found
 
 
@@ -78,12 +80,29 @@ def front(points: Sequence[tuple[float, float]], *, signs: tuple[int, int] = (1,
         [0, 1]
     """
     better = [(x * signs[0], y * signs[1]) for x, y in points]
-    kept = [i for i, (x, y) in enumerate(better) if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in better)]
-    return sorted(kept, key=lambda i: points[i])
+    return sorted(unbeaten(better), key=lambda i: points[i])
 
 
-def _draw(points: Sequence[Point], x: Column, y: Column) -> str:
-    with mpl.rc_context(_STYLE):
+def draw(
+    points: Sequence[Point],
+    x: Column,
+    y: Column,
+    *,
+    title: str,
+    faint: Sequence[tuple[float, float]] = (),
+    labels: Mapping[Column, str] | None = None,
+) -> str:
+    """Return a drawing of points with their names and intervals, and of faint dots as far as they lie near the points.
+
+    Args:
+        points: what is compared.
+        x: task and metric across.
+        y: task and metric upwards.
+        title: what marks and lines mean.
+        faint: where to put the dots.
+        labels: of the axes; by default task and metric.
+    """
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -92,11 +111,12 @@ def _draw(points: Sequence[Point], x: Column, y: Column) -> str:
         axes.plot(
             [points[i].x.mean for i in best], [points[i].y.mean for i in best], color=INK, lw=0.8, ls="--", zorder=1
         )
-        axes.set_xlabel(" ".join(x))
-        axes.set_ylabel(" ".join(y))
-        axes.set_title("squares: baselines; circles: systems; dashed: not beaten by another", fontsize=7, loc="left")
+        axes.set_xlabel((labels or {}).get(x, " ".join(x)))
+        axes.set_ylabel((labels or {}).get(y, " ".join(y)))
+        axes.set_title(title, fontsize=7, loc="left")
         axes.grid(visible=True, color=INK, alpha=0.12, lw=0.5)
         axes.margins(0.12)
+        _faint(axes, faint)
         canvas.draw()  # lays the axes out; from here on they stay, so that pixels are final
         figure.set_layout_engine("none")
         _labels(axes, canvas, points, best)
@@ -121,6 +141,15 @@ def _points(axes: Axes, points: Sequence[Point]) -> None:
             capsize=2,
             zorder=2,
         )
+
+
+def _faint(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Draw dots without widening the axes: one bad run must not squash what is compared."""
+    if places:
+        limits = axes.get_xlim(), axes.get_ylim()
+        axes.plot(*zip(*places, strict=True), ".", color=INK, alpha=0.45, ms=5, mew=0, zorder=0)
+        axes.set_xlim(limits[0])
+        axes.set_ylim(limits[1])
 
 
 def _labels(axes: Axes, canvas: FigureCanvasAgg, points: Sequence[Point], best: Sequence[int]) -> None:

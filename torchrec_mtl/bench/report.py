@@ -52,11 +52,13 @@ class Plot:
         name: of its file.
         title: what it shows.
         svg: the drawing.
+        points: what a point is.
     """
 
     name: str
     title: str
     svg: str
+    points: str = "mean over seeds with its 95 % interval"
 
 
 @dataclass(frozen=True)

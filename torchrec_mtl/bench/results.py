@@ -66,10 +66,11 @@ def _head(suite: Suite, rows: Sequence[Row]) -> tuple[str, ...]:
         f"Each model on each data set: {suite.trials} trials with seed {suite.tuning_seed} (one where nothing is "
         "searched), scored on the validation rows; the best settings then trained with every seed, and scored once on "
         "the test rows.",
-        f"Machine: {_several([row.machine for row in rows])}. Device: {_several([row.device for row in rows])}.",
-        f"Versions: {_several([row.versions for row in rows])}.",
+        f"Machine: {several([row.machine for row in rows])}. Device: {several([row.device for row in rows])}.",
+        f"Versions: {several([row.versions for row in rows])}.",
     )
 
 
-def _several(texts: Sequence[str]) -> str:
+def several(texts: Sequence[str]) -> str:
+    """Return each text once."""
     return " / ".join(dict.fromkeys(text for text in texts if text))

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from textwrap import shorten
+from typing import Any, Generic, Literal, TypeVar
 
 Phase = Literal["trial", "seed"]
 Key = tuple[str, int, str]  # hash of the merged config, seed, split
@@ -74,6 +75,14 @@ class Row:
         """What makes two runs the same."""
         return self.config, self.seed, self.split
 
+    @property
+    def summary(self) -> str:
+        """What progress says of it."""
+        if self.status == "failed":
+            return f"FAILED: {shorten(str(self.error), 200)}"
+        score = "undefined" if self.score is None else f"{self.score:.4f}"
+        return f"score {score}, {self.seconds:.1f} s"
+
     def flat(self) -> dict[str, Any]:
         """Return one value a column; metrics are ``task/metric``."""
         values = {**asdict(self), "overrides": " ".join(self.overrides)}
@@ -81,31 +90,35 @@ class Row:
         return values | {f"{task}/{name}": v for task, found in metrics.items() for name, v in found.items()}
 
 
-class Log:
-    """The rows of a suite, in memory and on disk.
+R = TypeVar("R", bound=Row)
+
+
+class LogOf(Generic[R]):
+    """Rows, in memory and on disk.
 
     Args:
         path: of the file; made with the first row.
+        kind: class of the rows.
         forget_failed: take failed runs as not run.
     """
 
-    def __init__(self, path: Path, *, forget_failed: bool = False) -> None:
+    def __init__(self, path: Path, kind: type[R], *, forget_failed: bool = False) -> None:
         self.path = path
-        self._rows: dict[Key, Row] = {}
-        for row in _read(path):
+        self._rows: dict[Key, R] = {}
+        for row in _read(path, kind):
             self._rows[row.key] = row  # of two, the later: the first failed and was retried
         self._failed_before = {k for k, row in self._rows.items() if row.status == "failed"} if forget_failed else set()
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[R]:
         """All rows, the latest of each run, those to be retried too."""
         return list(self._rows.values())
 
-    def find(self, key: Key) -> Row | None:
+    def find(self, key: Key) -> R | None:
         """Return the row of a run that need not be repeated."""
         return None if key in self._failed_before else self._rows.get(key)
 
-    def append(self, row: Row) -> None:
+    def append(self, row: R) -> None:
         """Add a row, at once on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._failed_before.discard(row.key)
@@ -116,21 +129,33 @@ class Log:
             file.write(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n")
 
 
+class Log(LogOf[Row]):
+    """The rows of a suite, in memory and on disk.
+
+    Args:
+        path: of the file; made with the first row.
+        forget_failed: take failed runs as not run.
+    """
+
+    def __init__(self, path: Path, *, forget_failed: bool = False) -> None:
+        super().__init__(path, Row, forget_failed=forget_failed)
+
+
 def _ends_line(descriptor: int) -> bool:
     return os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) == b"\n"
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path, kind: type[R]) -> Iterator[R]:
     if not path.exists():
         return
-    known = {f.name for f in fields(Row)}
+    known = {f.name for f in fields(kind)}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             values: dict[str, Any] = json.loads(line)
         except ValueError:
             continue  # cut short by a kill
         values = {name: value for name, value in values.items() if name in known}
-        yield Row(**{**values, "overrides": tuple(values["overrides"])})
+        yield kind(**{**values, "overrides": tuple(values["overrides"])})
 
 
 def write_parquet(rows: list[Row], path: Path) -> None:

@@ -1,70 +1,105 @@
-"""Runs what is missing: pairs side by side, the trials of one pair one after the other, every row logged at once."""
+"""Runs what is missing: courses side by side, each waiting for what it asked for last, every row logged at once."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from textwrap import shorten
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from torchrec_mtl.bench.machine import machine, versions
 from torchrec_mtl.bench.pairs import Pair
-from torchrec_mtl.bench.rows import Key, Log, Row
-from torchrec_mtl.bench.scores import score
+from torchrec_mtl.bench.rows import Key, Log, LogOf, Row
 from torchrec_mtl.bench.suite import Suite
-from torchrec_mtl.bench.tuning import Job, Outcome, Plan, num_runs, plan
-from torchrec_mtl.bench.workers import Workers
+from torchrec_mtl.bench.tuning import Outcome, num_runs, plan
+from torchrec_mtl.bench.workers import Job, Workers
+
+R = TypeVar("R", bound=Row)
+R_co = TypeVar("R_co", bound=Row, covariant=True)
 
 
-def run_missing(suite: Suite, pairs: Sequence[Pair], log: Log, workers: Workers, say: Callable[[str], None]) -> None:
+class Logged(Job, Protocol[R_co]):
+    """A training whose result becomes a row."""
+
+    @property
+    def label(self) -> str:
+        """What progress calls it."""
+
+    def row(self, found: Mapping[str, Any]) -> R_co:
+        """Return the row of what the worker left."""
+
+
+@dataclass(frozen=True)
+class Course(Generic[R]):
+    """Asks for runs and is sent their rows, again and again.
+
+    Attributes:
+        plan: yields the jobs needed next.
+        runs: at most that many in all.
+    """
+
+    plan: Generator[Sequence[Logged[R]], list[R], None]
+    runs: int
+
+
+def run_missing(
+    suite: Suite, pairs: Sequence[Pair], log: Log, workers: Workers[Logged[Row]], say: Callable[[str], None]
+) -> None:
+    """Train what of a suite is not in the log yet; see ``run_courses``."""
+    run_courses([Course(plan(suite, Outcome(pair)), num_runs(suite, pair)) for pair in pairs], log, workers, say)
+
+
+def run_courses(
+    courses: Sequence[Course[R]], log: LogOf[R], workers: Workers[Logged[R]], say: Callable[[str], None]
+) -> None:
     """Train what is not in the log yet.
 
     Args:
-        suite: the suite.
-        pairs: those to run.
+        courses: trained side by side.
         log: of finished runs; grows.
-        workers: processes.
+        workers: processes; closed at the end.
         say: takes a line a finished run.
 
     Raises:
         KeyboardInterrupt: the user, or SIGTERM, asked to stop; workers are killed, finished runs are in the log.
     """
     with _stop_on_sigterm(), closing(workers):
-        _Schedule(suite, pairs, log, workers, say).run()
+        _Schedule(courses, log, workers, say).run()
 
 
-class _Schedule:
+class _Schedule(Generic[R]):
     def __init__(
-        self, suite: Suite, pairs: Sequence[Pair], log: Log, workers: Workers, say: Callable[[str], None]
+        self, courses: Sequence[Course[R]], log: LogOf[R], workers: Workers[Logged[R]], say: Callable[[str], None]
     ) -> None:
         self._log, self._workers, self._say = log, workers, say
-        self._plans: list[Plan] = [plan(suite, Outcome(pair)) for pair in pairs]
-        self._wanted: dict[int, list[Job]] = {}  # what each plan that is not over waits for
-        self._left = [num_runs(suite, pair) for pair in pairs]
-        self._queue: list[tuple[int, int, Job]] = []  # earlier pairs first, so that results come pair by pair
+        self._plans = [course.plan for course in courses]
+        self._wanted: dict[int, Sequence[Logged[R]]] = {}  # what each plan that is not over waits for
+        self._left = [course.runs for course in courses]
+        # Earlier courses first, so that results come one course after the other.
+        self._queue: list[tuple[int, int, Logged[R]]] = []
         self._number = itertools.count()
         self._asked: set[Key] = set()
         self._total, self._seconds, self._made = sum(self._left), 0.0, 0
 
     def run(self) -> None:
         for i, course in enumerate(self._plans):
-            self._want(i, next(course))
+            if (jobs := next(course, None)) is not None:
+                self._want(i, jobs)
         while self._queue or not self._workers.is_idle:
             while self._queue and self._workers.num_free:
                 self._workers.start(heapq.heappop(self._queue)[2])
             for job, found in self._workers.wait():
-                row = as_row(job, found)
+                row = job.row(found)
                 self._log.append(row)
                 self._made, self._seconds = self._made + 1, self._seconds + (row.seconds or 0.0)
                 for i in list(self._wanted):
                     self._advance(i)
                 self._say(self._progress(job, row))
 
-    def _want(self, i: int, jobs: list[Job]) -> None:
+    def _want(self, i: int, jobs: Sequence[Logged[R]]) -> None:
         self._wanted[i] = jobs
         for job in jobs:
             if self._log.find(job.key) is None and job.key not in self._asked:
@@ -87,40 +122,12 @@ class _Schedule:
             return
         self._want(i, jobs)
 
-    def _progress(self, job: Job, row: Row) -> str:
+    def _progress(self, job: Logged[R], row: R) -> str:
         waiting = sum(self._log.find(j.key) is not None for jobs in self._wanted.values() for j in jobs)
         left = sum(self._left) - waiting
         eta = int(self._seconds / self._made * left / min(self._workers.count, max(left, 1)))
         clock = f"{eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}"
-        return f"[{self._total - left}/{self._total}] {job.label}: {_result(row)}; ETA {clock}"
-
-
-def as_row(job: Job, found: Mapping[str, Any]) -> Row:
-    """Return the row of a job from what its worker left."""
-    pair = job.pair
-    metrics = found.get("metrics", {})
-    return Row(
-        data=pair.data.name,
-        model=pair.model.name,
-        role=pair.model.role,
-        phase=job.phase,
-        seed=job.key[1],
-        overrides=pair.words(job.words),
-        config=job.key[0],
-        split=job.key[2],
-        status="failed" if "error" in found else "ok",
-        score=score(pair.score, job.run.tasks, metrics),
-        machine=machine(),
-        versions=versions(),
-        **found,
-    )
-
-
-def _result(row: Row) -> str:
-    if row.status == "failed":
-        return f"FAILED: {shorten(str(row.error), 200)}"
-    score = "undefined" if row.score is None else f"{row.score:.4f}"
-    return f"score {score}, {row.seconds:.1f} s"
+        return f"[{self._total - left}/{self._total}] {job.label}: {row.summary}; ETA {clock}"
 
 
 @contextmanager

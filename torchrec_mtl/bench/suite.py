@@ -1,15 +1,11 @@
-"""What a suite's YAML holds: data sets, models, their settings and search spaces, seeds, and the budget.
-
-Names are keys in YAML and ``name`` here; settings become the words of an override (``head.tower=[64, 32]``).
-"""
+"""What a suite's YAML holds: data sets, models, their settings and search spaces, seeds, and the budget."""
 
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -17,24 +13,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
+from torchrec_mtl.bench.named_yaml import read_named
+from torchrec_mtl.bench.space import Dimension, Space, as_word, named
 from torchrec_mtl.config.base import Config, Name
-from torchrec_mtl.config.explain import ConfigError, shown
+from torchrec_mtl.config.explain import shown
 from torchrec_mtl.config.names import did_you_mean
-from torchrec_mtl.config.text import read_yaml
-
-
-def as_word(key: str, value: object) -> str:
-    """Return an override; JSON is YAML, and fits on a line.
-
-    Example:
-        >>> as_word("head", {"type": "mmoe", "norm": "no"})
-        'head={"type": "mmoe", "norm": "no"}'
-    """
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _words(value: object) -> object:
@@ -48,60 +34,7 @@ def _words(value: object) -> object:
     return tuple(as_word(key, item) for key, item in value.items())
 
 
-def _named(value: object) -> object:
-    """Turn ``{name: {...}}`` into ``[{name: name, ...}]``, in the same order."""
-    if not isinstance(value, Mapping):
-        raise ValueError(f"expected a mapping of names (found {shown(value)})")
-    entries = []
-    for name, entry in value.items():
-        if not isinstance(entry, Mapping | None):
-            raise ValueError(f"{name}: expected a mapping (found {shown(entry)})")
-        if "name" in (entry or {}):
-            raise ValueError(f"{name}: has a 'name' inside; the key before it, '{name}', is its name: remove it")
-        renamed = {"except_" if key == "except" else key: item for key, item in (entry or {}).items()}
-        entries.append({**renamed, "name": str(name)})
-    return entries
-
-
 Settings = Annotated[tuple[str, ...], BeforeValidator(_words)]
-
-
-class Dimension(Config):
-    """One setting to search: an interval, or choices."""
-
-    name: Name
-    """Path in the run's config, such as ``optim.dense.lr``."""
-    low: int | float | None = None
-    """Smallest value; two whole numbers search whole numbers."""
-    high: int | float | None = None
-    """Largest value."""
-    log: bool = False
-    """Search the logarithm."""
-    choices: tuple[object, ...] = ()
-    """Values of any kind."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        interval = (self.low, self.high)
-        if bool(self.choices) == (interval != (None, None)) or (not self.choices and None in interval):
-            raise ValueError("give either low and high, or choices")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"low must be below high (found {self.low} and {self.high})")
-        if self.log and (self.low is None or self.low <= 0):
-            raise ValueError("log wants low and high above 0; remove log, or raise low")
-        return self
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the interval is one of whole numbers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def ends(self) -> tuple[object, ...]:
-        """Return the values whose configs are checked before anything runs: all choices, or both bounds."""
-        return self.choices or (self.low, self.high)
-
-
-Space = Annotated[tuple[Dimension, ...], BeforeValidator(_named)]
 
 
 class DataSet(Config):
@@ -142,8 +75,8 @@ class Suite(Config):
     """The whole comparison."""
 
     name: Name
-    data: Annotated[tuple[DataSet, ...], BeforeValidator(_named), Field(min_length=1)]
-    models: Annotated[tuple[Model, ...], BeforeValidator(_named), Field(min_length=1)]
+    data: Annotated[tuple[DataSet, ...], BeforeValidator(named), Field(min_length=1)]
+    models: Annotated[tuple[Model, ...], BeforeValidator(named), Field(min_length=1)]
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     """Of the final trainings: initial values, order of rows, noise."""
     trials: PositiveInt = 6
@@ -196,34 +129,4 @@ def load_suite(path: str | Path) -> Suite:
     Raises:
         ConfigError: with all problems of the file itself; those of its runs are found by ``check_pairs``.
     """
-    try:
-        raw, problems = read_yaml(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError([f"cannot be read: {error.strerror}; give a suite as YAML"], source=str(path)) from None
-    except ValueError as error:
-        raise ConfigError([str(error)], source=str(path)) from None
-    if not isinstance(raw, dict):
-        needs = "name, data, and models"
-        raise ConfigError([f"expected a mapping with {needs} (found {shown(raw)})"], source=str(path))
-    try:
-        suite = Suite.model_validate(raw)
-    except ValidationError as error:
-        problems += _messages(error, raw)
-    if problems:
-        raise ConfigError(problems, source=str(path))
-    return suite
-
-
-def _messages(error: ValidationError, raw: Mapping[Any, Any]) -> list[str]:
-    """Return a line a problem; entries are called by their names, not by their positions."""
-    lines = []
-    for item in error.errors(include_url=False):
-        node: Any = raw
-        path: list[str] = []
-        for part in item["loc"]:
-            key = list(node)[part] if isinstance(part, int) and isinstance(node, Mapping) else part
-            node = node.get(key) if isinstance(node, Mapping) else None
-            path.append(str(key).replace("except_", "except"))
-        text = item["msg"].replace("except_", "except")
-        lines += [f"{'.'.join(path)}: {line}" if path else line for line in text.splitlines()]
-    return lines
+    return read_named(path, Suite, what="a suite", needs="name, data, and models")

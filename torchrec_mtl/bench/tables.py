@@ -107,7 +107,7 @@ def transfer_table(outcomes: Sequence[Outcome]) -> Table | None:
 def more_table(outcomes: Sequence[Outcome]) -> Table:
     """Return the further metrics."""
     columns = _columns(outcomes, MORE, searched=("ndcg", "hit", "coverage"))
-    rows = tuple((_name(o), *(Cell(_estimated(_estimate(o, column))) for column in columns)) for o in outcomes)
+    rows = tuple((_name(o), *(Cell(estimated(_estimate(o, column))) for column in columns)) for o in outcomes)
     return Table("Further metrics", ("model", *map(" ".join, columns)), rows, (_legend(columns),), folded=True)
 
 
@@ -162,17 +162,17 @@ def _compared(outcome: Outcome, column: Column, difference: Difference | None, p
     if not found.count:
         return Cell("failed" if _num_failed(outcome) else "-", mark="failed" if _num_failed(outcome) else "")
     if difference is None:
-        return Cell(_estimated(found))
+        return Cell(estimated(found))
     mark = _mark(difference.mean, column) if p < _ALPHA else ""
-    tested = "" if math.isnan(p) else f", p {_p_value(p)}"
-    return Cell(_estimated(found), f"{_estimated(difference, sign='+')}{tested}", mark)
+    tested = "" if math.isnan(p) else f", p {p_value(p)}"
+    return Cell(estimated(found), f"{estimated(difference, sign='+')}{tested}", mark)
 
 
 def _transfer(difference: Difference | None, column: Column) -> Cell:
     if difference is None:
         return Cell("-")
     excludes_0 = not math.isnan(difference.half) and (difference.low > 0 or difference.high < 0)
-    return Cell(_estimated(difference, sign="+"), mark=_mark(difference.mean, column) if excludes_0 else "")
+    return Cell(estimated(difference, sign="+"), mark=_mark(difference.mean, column) if excludes_0 else "")
 
 
 def _mark(difference: float, column: Column) -> Mark:
@@ -212,14 +212,16 @@ def _estimate(outcome: Outcome, column: Column) -> Estimate:
     return estimate(list(by_seed(outcome, column).values()))
 
 
-def _estimated(found: Estimate, sign: str = "") -> str:
+def estimated(found: Estimate, sign: str = "") -> str:
+    """Return mean and half interval as text."""
     if not found.count:
         return "-"
     mean = f"{found.mean:{sign}.4f}"
     return mean if math.isnan(found.half) else f"{mean} ± {found.half:.4f}"
 
 
-def _p_value(p: float) -> str:
+def p_value(p: float) -> str:
+    """Return a p as text."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

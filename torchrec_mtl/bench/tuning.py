@@ -7,22 +7,20 @@ same rows make it ask for the same runs.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
 
-from torchrec_mtl.bench.pairs import Pair, section
+from torchrec_mtl.bench.machine import machine, versions
+from torchrec_mtl.bench.pairs import Pair
+from torchrec_mtl.bench.proposals import Proposer
 from torchrec_mtl.bench.rows import Key, Log, Phase, Row
-from torchrec_mtl.bench.suite import Dimension, Suite, as_word
+from torchrec_mtl.bench.scores import score
+from torchrec_mtl.bench.suite import Suite
 from torchrec_mtl.config.run import RunConfig
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,25 @@ class Job:
         what = f"trial {self.number}/{self.of}" if self.phase == "trial" else f"seed {self.key[1]}"
         return f"{self.pair.data.name}, {self.pair.model.name}, {what}"
 
+    def row(self, found: Mapping[str, Any]) -> Row:
+        """Return the row of what the worker left."""
+        pair = self.pair
+        return Row(
+            data=pair.data.name,
+            model=pair.model.name,
+            role=pair.model.role,
+            phase=self.phase,
+            seed=self.key[1],
+            overrides=pair.words(self.words),
+            config=self.key[0],
+            split=self.key[2],
+            status="failed" if "error" in found else "ok",
+            score=score(pair.score, self.run.tasks, found.get("metrics", {})),
+            machine=machine(),
+            versions=versions(),
+            **{key: value for key, value in found.items() if key != "validation"},
+        )
+
 
 @dataclass
 class Outcome:
@@ -73,19 +90,20 @@ class Outcome:
     finished: bool = False
 
 
-Plan = Generator[list[Job], list[Row], None]
+Plan = Generator[Sequence[Job], list[Row], None]
 
 
 def plan(suite: Suite, outcome: Outcome) -> Plan:
     """Yield the runs needed next, be sent their rows, and note them in ``outcome``."""
     pair, count = outcome.pair, num_trials(suite, outcome.pair)
-    tuner = _Tuner(pair, suite.tuning_seed, count)
+    proposer = _proposer(pair, suite.tuning_seed, count)
     tried: dict[str, tuple[str, ...]] = {}
     for number in range(1, count + 1):
-        words = tuner.propose()
+        proposal = proposer.propose()
+        words = proposal.words
         job = _job(pair, "trial", number, count, words, suite.tuning_seed)
         [row] = yield [job]
-        tuner.tell(row.score if row.status == "ok" else None)
+        proposer.tell(proposal, [row.score] if row.status == "ok" and row.score is not None else None)
         tried.setdefault(row.config, words)
         outcome.trials.append(row)
     scored = [row for row in outcome.trials if row.status == "ok" and row.score is not None]
@@ -112,73 +130,13 @@ def _job(pair: Pair, phase: Phase, number: int, of: int, words: tuple[str, ...],
     return Job(pair, phase, number, of, words, run, (pair.fingerprint(run), seed, split))
 
 
-class _Tuner:
-    """Proposes settings: the config's own first, then some at random, then by the tree of Parzen estimators."""
-
-    def __init__(self, pair: Pair, seed: int, count: int) -> None:
-        # The same model meets the same proposals whatever else is in the suite.
-        text = f"{seed}/{pair.data.name}/{pair.model.name}".encode()
-        stable = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())
-        sampler = optuna.samplers.TPESampler(seed=stable, n_startup_trials=max(2, count // 2))
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._space = {d.name: _distribution(d) for d in pair.search}
-        self._is_first, self._open = True, None  # type: tuple[bool, optuna.trial.Trial | None]
-        self._own = {d.name: _own_value(d, section(pair.run, d.name)) for d in pair.search}
-
-    def propose(self) -> tuple[str, ...]:
-        """Return the words of the next trial."""
-        if self._is_first:
-            self._is_first = False
-            if None in self._own.values():
-                return ()  # outside the space: the search cannot be told of it
-            self._study.enqueue_trial({name: value for name, value in self._own.items() if value is not None})
-            self._open = self._study.ask(self._space)
-            return ()
-        self._open = self._study.ask(self._space)
-        return tuple(_word(name, value, self._space[name]) for name, value in self._open.params.items())
-
-    def tell(self, score: float | None) -> None:
-        """Take the score of what was proposed last; None: it failed."""
-        if self._open is None:
-            return
-        if score is None:
-            self._study.tell(self._open, state=TrialState.FAIL)
-        else:
-            self._study.tell(self._open, score)
-        self._open = None
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.choices:
-        return CategoricalDistribution([json.dumps(choice) for choice in dimension.choices])
-    low, high = dimension.low, dimension.high
-    assert low is not None
-    assert high is not None
-    if dimension.is_whole:
-        return IntDistribution(int(low), int(high), log=dimension.log)
-    return FloatDistribution(low, high, log=dimension.log)
-
-
-def _own_value(dimension: Dimension, value: object) -> Any:  # noqa: ANN401
-    """Return the config's own value as the search would give it; None where it lies outside."""
-    if dimension.choices:
-        return next((json.dumps(choice) for choice in dimension.choices if choice == value), None)
-    inside = (
-        isinstance(value, (int, float))
-        and dimension.low is not None
-        and dimension.high is not None
-        and dimension.low <= value <= dimension.high
-        and (not dimension.is_whole or value == int(value))
-    )
-    return value if inside else None
-
-
-def _word(name: str, value: Any, distribution: BaseDistribution) -> str:  # noqa: ANN401
-    if isinstance(distribution, CategoricalDistribution):
-        return f"{name}={value}"
-    if isinstance(distribution, FloatDistribution):
-        return as_word(name, float(f"{value:.4g}"))
-    return as_word(name, value)
+def _proposer(pair: Pair, seed: int, count: int) -> Proposer:
+    """Propose some at random, then by the tree of Parzen estimators."""
+    # The same model meets the same proposals whatever else is in the suite.
+    text = f"{seed}/{pair.data.name}/{pair.model.name}".encode()
+    stable = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())
+    sampler = optuna.samplers.TPESampler(seed=stable, n_startup_trials=max(2, count // 2))
+    return Proposer(pair.run, pair.search, sampler, ["maximize"])
 
 
 def replay(suite: Suite, outcome: Outcome, log: Log) -> None:

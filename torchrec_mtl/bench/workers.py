@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from torchrec_mtl.bench.job import CONFIG, LOG, OUTCOME, work
-from torchrec_mtl.bench.tuning import Job
+from torchrec_mtl.bench.rows import Key, Phase
 from torchrec_mtl.config.load import dump
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.device import FORKABLE
@@ -35,15 +35,34 @@ _RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 _TAIL = 2000  # characters of a dead worker's log
 
 
+class Job(Protocol):
+    """A training to be made."""
+
+    @property
+    def run(self) -> RunConfig:
+        """Merged config, without what ``as_run`` sets."""
+
+    @property
+    def phase(self) -> Phase:
+        """Whether the rows of ``data.eval`` are scored (trial), or those of ``data.test`` (seed)."""
+
+    @property
+    def key(self) -> Key:
+        """Names it; its second part is the seed."""
+
+
+J = TypeVar("J", bound=Job)
+
+
 @dataclass
-class _Worker:
-    job: Job
+class _Worker(Generic[J]):
+    job: J
     process: BaseProcess
     folder: Path
     start: float
 
 
-class Workers:
+class Workers(Generic[J]):
     """Runs jobs, some at once, each in a process and a folder of its own.
 
     Args:
@@ -56,7 +75,7 @@ class Workers:
     def __init__(self, count: int, folder: Path, *, failed: Path, timeout_s: float | None) -> None:
         self.count = count
         self._folder, self._failed, self._timeout_s = folder, failed, timeout_s
-        self._running: dict[int, _Worker] = {}
+        self._running: dict[int, _Worker[J]] = {}
         shutil.rmtree(folder, ignore_errors=True)  # of a bench that was killed
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
@@ -71,7 +90,7 @@ class Workers:
         """Whether nothing runs."""
         return not self._running
 
-    def start(self, job: Job) -> None:
+    def start(self, job: J) -> None:
         """Start a job."""
         folder = self._folder / uuid.uuid4().hex[:12]
         folder.mkdir(parents=True)
@@ -86,9 +105,9 @@ class Workers:
                 _end(process)
             raise
 
-    def wait(self) -> list[tuple[Job, dict[str, Any]]]:
+    def wait(self) -> list[tuple[J, dict[str, Any]]]:
         """Wait until a job has ended; return those that have, with what they left (``error`` where they failed)."""
-        ended: list[tuple[Job, dict[str, Any]]] = []
+        ended: list[tuple[J, dict[str, Any]]] = []
         while not ended:
             ready = {s for s in wait(list(self._running), timeout=self._patience()) if isinstance(s, int)}
             for sentinel, worker in list(self._running.items()):
@@ -104,7 +123,7 @@ class Workers:
         first = min(worker.start for worker in self._running.values())
         return max(first + self._timeout_s - time.monotonic(), 0) + 0.05
 
-    def _collect(self, worker: _Worker, *, late: bool) -> dict[str, Any]:
+    def _collect(self, worker: _Worker[J], *, late: bool) -> dict[str, Any]:
         _end(worker.process)
         path = worker.folder / OUTCOME
         outcome: dict[str, Any]

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.bench.suites import open_suite, write_suite
-from torchrec_mtl.bench.pairs import check_pairs, require, section, selected
+from torchrec_mtl.bench.identity import section
+from torchrec_mtl.bench.pairs import check_pairs, require, selected
 from torchrec_mtl.bench.suite import load_suite
 from torchrec_mtl.config.load import ConfigError
 

@@ -11,8 +11,11 @@ from torchrec_mtl.config.load import parse
 from torchrec_mtl.config.overrides import apply_overrides
 from torchrec_mtl.config.schema import json_schema
 
-# Those of a cluster are no runs.
-EXAMPLES = sorted(p for p in Path(__file__).parents[3].glob("examples/**/*.yaml") if p.parent.name != "multinode")
+# Those of a cluster and spaces for tuning are no runs, and that of custom_head needs its package.
+OTHERS = {"multinode", "custom_head", "space.yaml"}
+EXAMPLES = sorted(
+    p for p in Path(__file__).parents[3].glob("examples/**/*.yaml") if not {p.parent.name, p.name} & OTHERS
+)
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
 TYPES |= {"number": (int, float), "null": type(None)}
 
