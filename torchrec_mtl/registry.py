@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torchrec_mtl.config.base import PluginConfig, did_you_mean
 
-Kind = Literal["head", "bottom", "loss", "rule"]
+Kind = Literal["head", "bottom", "loss", "rule", "sink"]
 
 # Paths, not classes: the command line lists names without importing torch.
 BUILT_IN: dict[Kind, dict[str, str]] = {
@@ -72,6 +72,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "aligned": "torchrec_mtl.gradients.torchjd_built_in:AlignedRule",
         "upgrad": "torchrec_mtl.gradients.upgrad:UPGradRule",
     },
+    "sink": {},
 }
 
 _GROUPS: dict[Kind, str] = {
@@ -79,10 +80,11 @@ _GROUPS: dict[Kind, str] = {
     "bottom": "torchrec_mtl.bottoms",
     "loss": "torchrec_mtl.losses",
     "rule": "torchrec_mtl.rules",
+    "sink": "torchrec_mtl.sinks",
 }
 
 # What a class of each kind has, by its contract, and those of other kinds have not.
-_MARKS: dict[Kind, str] = {"head": "phases", "bottom": "per_task", "loss": "kinds", "rule": "needs"}
+_MARKS: dict[Kind, str] = {"head": "phases", "bottom": "per_task", "loss": "kinds", "rule": "needs", "sink": "write"}
 
 
 SWITCH = "TORCHREC_MTL_PLUGINS"
@@ -163,10 +165,11 @@ def resolve(kind: Kind, reference: str) -> type[Any]:
         from torchrec_mtl.gradients.torchjd_by_path import as_rule
 
         return as_rule(found, path)
-    config = getattr(found, "Config", None)
+    config = PluginConfig if kind == "sink" else getattr(found, "Config", None)  # sinks have no section of their own
     if not isinstance(found, type) or not isinstance(config, type) or not issubclass(config, PluginConfig):
         raise ValueError(
-            f"'{path}' is no {kind}: it must be a class with a nested Config that derives from PluginConfig"
+            f"'{path}' is no {kind}: it must be a class"
+            f"{'' if kind == 'sink' else ' with a nested Config that derives from PluginConfig'}"
         )
     if not hasattr(found, _MARKS[kind]):
         raise ValueError(f"'{path}' is no {kind}: it has no attribute '{_MARKS[kind]}'; see the base class of its kind")

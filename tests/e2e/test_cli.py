@@ -20,10 +20,12 @@ def test_training_ends_with_a_table_beside_two_references_and_leaves_the_documen
     run = small / "run"
     assert {p.name for p in run.iterdir()} == {
         ".lock",
+        "calibration.json",
         "checkpoints",
         "config.yaml",
         "metrics.json",
         "metrics.jsonl",
+        "ranks.json",
         "statistics.json",
         "tb",
     }

@@ -14,11 +14,12 @@ from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.draft import Draft
 from torchrec_mtl.config.retrieval import NegativesConfig
 from torchrec_mtl.config.run import RunConfig
+from torchrec_mtl.registry import resolve
 
 
 def check(draft: Draft) -> list[str]:
     """Return all problems between the sections, as far as these are valid; each with its path and the fix."""
-    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, check_device, _init_from)
+    checks = (_batches, check_features, check_tasks, _evaluation, _retrieval, check_device, _init_from, _sinks)
     return list(chain.from_iterable(one(draft) for one in checks))
 
 
@@ -109,3 +110,13 @@ def _init_from(draft: Draft) -> Iterator[str]:
             f"init_from.run: '{draft.init_from.run}' is this run's own run_dir; give the new run another, such as "
             f"run_dir={draft.run_dir}-2"
         )
+
+
+def _sinks(draft: Draft) -> Iterator[str]:
+    for i, name in enumerate(draft.train.sinks):
+        try:
+            resolve("sink", name)
+        except ValueError as error:
+            yield f"train.sinks.{i}: {error}"
+    twice = sorted({name for name in draft.train.sinks if draft.train.sinks.count(name) > 1})
+    yield from (f"train.sinks: '{name}' is named more than once; name it once" for name in twice)

@@ -105,6 +105,8 @@ class TrainConfig(Config):
     """What ranks exchange of embeddings and their gradients; no effect with one rank; bf16 needs CUDA."""
     references: bool = False
     """At the end, print two reference models beside the trained one: a constant, and logistic/ridge regression."""
+    sinks: Annotated[tuple[Name, ...], LATER] = ()
+    """Further places for the numbers of metrics.jsonl, as package.module:Class, such as an experiment tracker."""
     timeout_s: PositiveFloat = 600.0
     """Longest wait for another rank, and for a batch from storage, seconds; after half of it a rank says where it
     stands."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -15,6 +15,7 @@ from torchrec_mtl.heads.expert_sets import ExpertSets
 from torchrec_mtl.heads.experts import mix
 from torchrec_mtl.heads.layers import Norm, StackedLinear
 from torchrec_mtl.heads.towers import Towers
+from torchrec_mtl.heads.watched import WatchedGate, numbered, numbered_all
 
 # Shapes: B batch, D representation, K tasks, n experts of a task, s shared experts, E = K n + s, U units (the tasks,
 # and the shared one where a level after this one reads it), I input width, H expert width.
@@ -80,6 +81,14 @@ class Fusion(nn.Module):
         native = self.native if self.native_weights is None else self.native * self.native_weights
         return mix(gates + native, values.transpose(0, 1))
 
+    def watched_gates(self, title: str, tasks: Sequence[str]) -> WatchedGate:
+        """Return the units' gates over the experts of all units."""
+        shared = 0 if self.shared_experts is None else self.shared_experts.num_experts
+        columns = (*numbered_all(tasks, self.task_experts.num_experts), *(numbered("shared", shared) if shared else ()))
+        rows = (*tasks, "shared")[: self.num_units]
+        note = "What the own experts weigh besides is a parameter, and not in it."
+        return WatchedGate(title, self.gates, rows, columns, softmax=True, note=note)
+
 
 class AdaTT(Head):
     """Levels of experts a task, fused by gates over all tasks' experts plus a task's own ones (AdaTT-sp).
@@ -138,3 +147,8 @@ class AdaTT(Head):
         for level in self.levels:
             x = level(x, valid)
         return HeadOutput(logits=self.towers.logits(x, valid))
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the gates of all levels."""
+        levels = [(f"Use of experts, level {i}", level) for i, level in enumerate(self.levels, 1)]
+        return [cast(Fusion, level).watched_gates(title, tuple(self.outputs)) for title, level in levels]

@@ -21,6 +21,7 @@ from torchrec_mtl.heads.experts import Gates, mix
 from torchrec_mtl.heads.gates import FeatureGates
 from torchrec_mtl.heads.layers import Norm, StackedLinear
 from torchrec_mtl.heads.towers import Towers
+from torchrec_mtl.heads.watched import WatchedGate, numbered_all
 
 # Shapes: B batch, D representation, K tasks, G groups, S sets of experts, n experts of a set, U mixtures, m sets that a
 # mixture reads, I input width, H expert width.
@@ -182,6 +183,29 @@ class HoME(HeadOfKinds):
         values = self.experts(x if self.inputs is None else self.inputs(x), valid)
         mixed = self.task_mix(torch.cat([own, shared.expand_as(own)], dim=2), values)
         return HeadOutput(logits=self.towers.logits(mixed, valid))
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the gates of the groups, level 1, and of the tasks, level 2."""
+        tasks, count = tuple(self.outputs), self.meta.num_experts
+        members = [[task for task, g in zip(tasks, self.group_of) if g == group] for group in sorted({*self.group_of})]
+        groups = tuple(f"group of {', '.join(names)}" for names in members)
+        note = "What the self-gate adds to the own experts is not in it."
+        return (
+            WatchedGate(
+                "Use of experts, level 1",
+                self.group_mix.gates,
+                groups,
+                numbered_all(("shared", "own"), count),
+                note=note,
+            ),
+            WatchedGate(
+                "Use of experts, level 2",
+                self.task_mix.gates,
+                tasks,
+                numbered_all(("shared", "of the group", "own"), count),
+                note=note,
+            ),
+        )
 
     def _level_1(self, representation: Representation) -> tuple[Tensor, Tensor]:
         """Return the mixtures of all sets [1, B, H] and of the groups [G, B, H]."""

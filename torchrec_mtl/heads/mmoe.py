@@ -12,6 +12,7 @@ from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput
 from torchrec_mtl.heads.experts import Experts, Gates, mix
 from torchrec_mtl.heads.layers import Norm
 from torchrec_mtl.heads.towers import Towers
+from torchrec_mtl.heads.watched import WatchedGate, numbered
 
 
 class MMoE(Head):
@@ -53,3 +54,8 @@ class MMoE(Head):
         x, valid = representation.by_task(), representation.valid
         mixed = mix(self.gates(x), self.experts(x, valid))
         return HeadOutput(logits=self.towers.logits(mixed, valid))
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the tasks' gates over the experts."""
+        columns = numbered("expert", self.experts.num_experts)
+        return (WatchedGate("Use of experts", self.gates, tuple(self.outputs), columns),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -15,6 +15,7 @@ from torchrec_mtl.heads.expert_sets import ExpertSets
 from torchrec_mtl.heads.experts import Experts, Gates, mix
 from torchrec_mtl.heads.layers import Norm
 from torchrec_mtl.heads.towers import Towers
+from torchrec_mtl.heads.watched import WatchedGate, numbered, numbered_all
 
 # Shapes: B batch, K tasks, S shared experts, T experts of a task, E = S + K T, I input width, H expert width.
 
@@ -89,6 +90,15 @@ class Level(nn.Module):
         values = self.shared_experts(x, valid)
         return values[: len(by_task)], values[-1]
 
+    def watched_gates(self, title: str, tasks: Sequence[str]) -> list[WatchedGate]:
+        """Return the tasks' gates over shared and own experts, and the shared gate over all of them."""
+        common, count = numbered("shared", self.shared_experts.num_experts), self.task_experts.num_experts
+        found = [WatchedGate(title, self.gates, tuple(tasks), (*common, *numbered("own", count)))]
+        if self.shared_gate is not None:
+            columns = (*common, *numbered_all(tasks, count))
+            found.append(WatchedGate(f"{title}, shared gate", self.shared_gate, ("shared",), columns, softmax=True))
+        return found
+
 
 class PLE(Head):
     """Shared experts and experts of each task, level upon level, then a tower a task (Eq. 5, 6).
@@ -148,3 +158,9 @@ class PLE(Head):
         for level in self.levels:
             shared, by_task = level(shared, by_task, valid)
         return HeadOutput(logits=self.towers.logits(by_task, valid))
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the gates of all levels."""
+        levels = [(f"Use of experts, level {i}", level) for i, level in enumerate(self.levels, 1)]
+        tasks = tuple(self.outputs)
+        return [gate for title, level in levels for gate in cast(Level, level).watched_gates(title, tasks)]

@@ -18,6 +18,7 @@ from torchrec_mtl.heads.expert_sets import ExpertSets
 from torchrec_mtl.heads.experts import Experts, Gates, mix
 from torchrec_mtl.heads.layers import Norm
 from torchrec_mtl.heads.towers import Towers
+from torchrec_mtl.heads.watched import WatchedGate, numbered, numbered_all
 
 # Shapes: B batch, D representation, K tasks, s shared experts, n experts of a task, H expert width.
 
@@ -85,3 +86,12 @@ class STEM(Head):
             + mix(of_tasks * self.foreign, own.detach().flatten(0, 1).transpose(0, 1))
         )
         return HeadOutput(logits=self.towers.logits(mixed, valid))
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the tasks' gates over the shared experts and those of all tasks."""
+        tasks = tuple(self.outputs)
+        columns = (
+            *numbered("shared", self.shared_experts.num_experts),
+            *numbered_all(tasks, self.task_experts.num_experts),
+        )
+        return (WatchedGate("Use of experts", self.gates, tasks, columns),)

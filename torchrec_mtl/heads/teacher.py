@@ -13,6 +13,7 @@ from torchrec_mtl.heads.experts import Experts, Gates, mix
 from torchrec_mtl.heads.layers import MLP, Norm
 from torchrec_mtl.heads.ple import Level
 from torchrec_mtl.heads.towers import Towers
+from torchrec_mtl.heads.watched import WatchedGate, numbered
 
 # Shapes: B batch, K tasks, D representation, H expert.
 
@@ -74,6 +75,16 @@ class Teacher(nn.Module):
         valid = representation.valid
         _, mixed = self.body(representation.shared, representation.by_task(), valid)
         return torch.stack(list(self.towers.logits(mixed, valid).values()))
+
+    def watched_gates(self, tasks: Sequence[str]) -> list[WatchedGate]:
+        """Return the tasks' gates over the experts, if there are any."""
+        title = "Teacher: use of experts"
+        if isinstance(self.body, Level):
+            return self.body.watched_gates(title, tasks)
+        if isinstance(self.body, _Mixture):
+            columns = numbered("expert", self.body.experts.num_experts)
+            return [WatchedGate(title, self.body.gates, tuple(tasks), columns)]
+        return []
 
 
 class _Mixture(nn.Module):

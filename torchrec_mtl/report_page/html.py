@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from torchrec_mtl.bench.report import Cell, Table
@@ -36,11 +36,14 @@ figure svg { width: 100%; height: auto; } figcaption { color: var(--soft); font-
 .curves svg { max-width: 26rem; } .curves svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
 .curves figcaption strong { color: var(--ink); } .key { display: inline-block; margin-right: .9rem; }
 .key::before { content: ""; display: inline-block; width: .9rem; height: 0; margin-right: .35rem; vertical-align: .25em;
-  border-top: 3px solid var(--of); }
+  border-top: 3px solid var(--of); } .dashed::before { border-top-style: dashed; }
 .heat { border-collapse: separate; border-spacing: 2px; } .heat th, .heat td { border: 0; }
 .heat th:empty { background: none; }
 .heat td { min-width: 3.2rem; text-align: center; background: rgb(var(--heat) / var(--of)); border-radius: 3px;
   font-variant-numeric: tabular-nums; } .maps > div { max-width: 100%; } .maps h3 { margin-bottom: .4rem; }
+.heat th { white-space: normal; } nav { margin: 1rem 0; } nav a { margin-right: 1rem; white-space: nowrap; }
+a { color: var(--c1); } section { scroll-margin-top: .5rem; } .bars svg { max-width: 46rem; }
+.bars svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 @media (max-width: 32rem) { body { padding: 0 .9rem; } th, td { padding: .3rem .45rem; } }
 """
 _MARKS = {"": "", "better": "▲ ", "worse": "▼ ", "failed": ""}
@@ -66,6 +69,27 @@ def document(title: str, head: Sequence[str], body: str) -> str:
 def folded(title: str, body: str) -> str:
     """Return HTML that is closed at first."""
     return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def charts(figures: Sequence[str]) -> str:
+    """Return figures beside each other, as many as there is room for."""
+    return f"<div class=curves>{''.join(figures)}</div>"
+
+
+def sections(parts: Mapping[str, str]) -> str:
+    """Return a section a title, with links to them before; without those that are empty."""
+    there = {title: body for title, body in parts.items() if body}
+    names = {title: "-".join(title.lower().split()) for title in there}
+    links = " ".join(f'<a href="#{names[title]}">{escape(title)}</a>' for title in there)
+    return f"<nav>{links}</nav>\n" + "\n".join(
+        f'<section class=short id="{names[title]}"><h2>{escape(title)}</h2>{body}</section>'
+        for title, body in there.items()
+    )
+
+
+def said(text: str) -> str:
+    """Return a line of text that is beside the point."""
+    return f"<p class=soft>{escape(text)}</p>"
 
 
 def table_of(table: Table) -> str:

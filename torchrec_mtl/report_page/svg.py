@@ -1,4 +1,4 @@
-"""Charts of numbers over steps as SVG, in a page's colours; a few lines of our own, since matplotlib may be absent."""
+"""Charts as SVG, in a page's colours; a few lines of our own, since matplotlib may be absent."""
 
 from __future__ import annotations
 
@@ -9,49 +9,66 @@ from html import escape
 from itertools import pairwise
 
 from torchrec_mtl.findings import shown
+from torchrec_mtl.report_page.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, ticks
+
+__all__ = ["COLOURS", "DASHES", "Curve", "Look", "figure", "ticks"]
 
 COLOURS = 8  # that a page has for curves
-_WIDTH, _HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 352, 14, 178
-_MOST_POINTS = 2 * (_RIGHT - _LEFT)
+DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "4 2", "12 4", "1 3", "6 2 2 2 2 2")
+_MOST_POINTS = 2 * (RIGHT - LEFT)
 _MOST_DOTS = 40
-_SPLIT = (1, 2, 2.5, 5, 10)
+_LEGEND = ("key", '"key dashed"')  # classes
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A number over steps.
+    """A number over steps, or over another number.
 
     Attributes:
         name: in the legend; curves of one name share its line.
         colour: 1 to ``COLOURS``.
         points: (step, value) by step; a value that is not finite is a gap.
         faint: drawn thin, without dots.
+        band: (step, low, high) by step, shaded; bars where there are dots.
+        dash: lengths of strokes and gaps, for who cannot tell the colours apart; "": no gaps.
     """
 
     name: str
     colour: int
-    points: tuple[tuple[int, float], ...]
+    points: tuple[Point, ...]
     faint: bool = False
+    band: tuple[tuple[float, float, float], ...] = ()
+    dash: str = ""
 
 
 @dataclass(frozen=True)
-class _Axes:
-    """Where numbers lie in the drawing."""
+class Look:
+    """How a chart is laid out; by default over steps.
 
-    steps: tuple[float, float]
-    values: tuple[float, float]
+    Attributes:
+        over: what the horizontal axis is of, in words.
+        first: where it begins; None: near the first point.
+        levels: values that a dotted line marks.
+        diagonal: a dotted line marks where both axes have the same number.
+        log: both axes are logarithmic, if all numbers are above 0.
+        last: the legend tells each curve's last value.
+        unit: what the horizontal axis counts, in the titles of dots.
+    """
 
-    def x(self, step: float) -> float:
-        low, high = self.steps
-        return _LEFT + (step - low) / (high - low) * (_RIGHT - _LEFT)
+    over: str = "steps"
+    first: float | None = 0
+    levels: tuple[float, ...] = ()
+    diagonal: bool = False
+    log: bool = False
+    last: bool = True
+    unit: str = "step"
 
-    def y(self, value: float) -> float:
-        low, high = self.values
-        return _BOTTOM - (value - low) / (high - low) * (_BOTTOM - _TOP)
 
-
-def figure(title: str, curves: Sequence[Curve], phases: Sequence[int] = (), *, last_step: int = 0) -> str:
+def figure(
+    title: str, curves: Sequence[Curve], phases: Sequence[int] = (), *, last_step: int = 0, look: Look | None = None
+) -> str:
     """Return a ``<figure>`` of the curves with a legend of their last values; "" where there is nothing to draw.
 
     Args:
@@ -59,87 +76,82 @@ def figure(title: str, curves: Sequence[Curve], phases: Sequence[int] = (), *, l
         curves: all on the same axes.
         phases: steps after which a phase of training ended, drawn as vertical lines that no curve crosses.
         last_step: the horizontal axis goes to this at least.
+        look: see `Look`.
     """
+    look = look or Look()
     finite = [(s, v) for curve in curves for s, v in curve.points if math.isfinite(v)]
     if not finite:
         return ""
-    values = [v for _, v in finite]
-    axes = _Axes((0, max(1, last_step, *(s for s, _ in finite))), _padded(min(values), max(values)))
-    lines = "".join(_curve(curve, axes, phases) for curve in curves)
+    axes = _axes(finite, [b for curve in curves for b in curve.band], look, last_step)
+    lines = "".join(_curve(curve, axes, phases, look) for curve in curves)
     return (
         f"<figure><figcaption><strong>{escape(title)}</strong></figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} over steps">'
-        f"{_grid(axes)}{_phase_lines(axes, phases)}{lines}</svg><figcaption>{_legend(curves)}</figcaption></figure>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title} over {look.over}")}">'
+        f"{axes.grid()}{_marks(axes, phases, look)}{lines}</svg>"
+        f"<figcaption>{_legend(curves, look)}</figcaption></figure>"
     )
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return about so many round numbers between two numbers.
-
-    Example:
-        >>> ticks(0.53, 0.69), ticks(0, 1470)
-        ([0.55, 0.6, 0.65], [0.0, 500.0, 1000.0])
-    """
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s for s in _SPLIT if s * power >= rough * 0.999) * power
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+def _axes(points: Sequence[Point], bands: Sequence[tuple[float, float, float]], look: Look, last_step: int) -> Axes:
+    across = [s for s, _ in points]
+    up = [*(v for _, v in points), *(end for _, *ends in bands for end in ends if math.isfinite(end)), *look.levels]
+    log = look.log and min(*across, *up) > 0
+    if look.diagonal:
+        across = up = [*across, *up]
+    return Axes.around([*across, last_step] if last_step else across, up, first=None if log else look.first, log=log)
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - room, high + room
-
-
-def _grid(axes: _Axes) -> str:
-    parts = []
-    for value in ticks(*axes.values):
-        y = axes.y(value)
-        parts.append(f'<line x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
-    for step in ticks(*axes.steps, count=5):
-        x = axes.x(step)
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{_short(step)}</text>')
-    return "".join(parts)
-
-
-def _short(value: float) -> str:
-    """Write a tick in a few letters."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * size or (abs(value) >= size and value % (size / 10) == 0):
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.4g}"
-
-
-def _phase_lines(axes: _Axes, phases: Sequence[int]) -> str:
+def _marks(axes: Axes, phases: Sequence[int], look: Look) -> str:
+    lines: list[tuple[float, float, float, float]] = [(axes.x(step), axes.x(step), TOP, BOTTOM) for step in phases]
+    lines += [(LEFT, RIGHT, axes.y(level), axes.y(level)) for level in look.levels]
+    lines += [(LEFT, RIGHT, BOTTOM, TOP)] if look.diagonal else []
     return "".join(
-        f'<line x1="{axes.x(step):.1f}" x2="{axes.x(step):.1f}" y1="{_TOP}" y2="{_BOTTOM}" stroke="var(--soft)" '
-        'stroke-dasharray="2 3" opacity="0.5"/>'
-        for step in phases
+        f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" stroke="var(--soft)" stroke-dasharray="2 3" '
+        f'opacity="{0.5 if x1 == x2 else 0.9}"/>'
+        for x1, x2, y1, y2 in lines
     )
 
 
-def _curve(curve: Curve, axes: _Axes, phases: Sequence[int]) -> str:
-    look = f'stroke="var(--c{curve.colour})" stroke-width="{1.3 if curve.faint else 1.8}"'
+def _curve(curve: Curve, axes: Axes, phases: Sequence[int], look: Look) -> str:
+    colour = f"var(--c{curve.colour})"
+    line = f'stroke="{colour}" stroke-width="{1.3 if curve.faint else 1.8}"'
+    line += f' stroke-dasharray="{curve.dash}"' if curve.dash else ""
     opacity = ' opacity="0.65"' if curve.faint else ""
-    drawn = []
+    dotted = not curve.faint and len(curve.points) <= _MOST_DOTS
+    drawn = [_band(curve, axes, colour, bars=dotted)] if curve.band else []
     for points in _stretches(curve.points, phases):
         path = " ".join(f"{axes.x(s):.1f},{axes.y(v):.1f}" for s, v in _thinned(points))
-        drawn.append(f'<polyline points="{path}" fill="none" {look} stroke-linejoin="round"{opacity}/>')
-        if len(points) == 1 or (not curve.faint and len(curve.points) <= _MOST_DOTS):
+        drawn.append(f'<polyline points="{path}" fill="none" {line} stroke-linejoin="round"{opacity}/>')
+        if len(points) == 1 or dotted:
             drawn += [
-                f'<circle cx="{axes.x(s):.1f}" cy="{axes.y(v):.1f}" r="2.6" fill="var(--c{curve.colour})"{opacity}>'
-                f"<title>{escape(curve.name)}, step {s:,}: {shown(v)}</title></circle>"
+                f'<circle cx="{axes.x(s):.1f}" cy="{axes.y(v):.1f}" r="2.6" fill="{colour}"{opacity}>'
+                f"<title>{escape(curve.name)}, {look.unit} {shown(s)}: {shown(v)}</title></circle>"
                 for s, v in points
             ]
     return "".join(drawn)
 
 
-def _stretches(points: Sequence[tuple[int, float]], phases: Sequence[int]) -> list[list[tuple[int, float]]]:
+def _band(curve: Curve, axes: Axes, colour: str, *, bars: bool) -> str:
+    """Return the intervals as a bar a point, or as an area."""
+    ends = [(s, low, high) for s, low, high in curve.band if math.isfinite(low) and math.isfinite(high)]
+    if axes.log:  # of what is not above 0 there is no place
+        ends = [(s, max(low, 10 ** axes.up[0]), high) for s, low, high in ends if high > 0]
+    if bars:
+        return "".join(
+            f'<line x1="{axes.x(s):.1f}" x2="{axes.x(s):.1f}" y1="{axes.y(low):.1f}" y2="{axes.y(high):.1f}" '
+            f'stroke="{colour}" opacity="0.55"/>'
+            for s, low, high in ends
+        )
+    ends = ends[:: max(1, len(ends) // (_MOST_POINTS // 4))]
+    there = [f"{axes.x(s):.1f},{axes.y(high):.1f}" for s, _, high in ends]
+    back = [f"{axes.x(s):.1f},{axes.y(low):.1f}" for s, low, _ in reversed(ends)]
+    return f'<polygon points="{" ".join([*there, *back])}" fill="{colour}" opacity="0.18"/>'
+
+
+def _stretches(points: Sequence[Point], phases: Sequence[int]) -> list[list[Point]]:
     """Cut where a value is missing and where a phase ended."""
-    found: list[list[tuple[int, float]]] = [[]]
-    for before, point in pairwise([(0, math.nan), *points]):
+    found: list[list[Point]] = [[]]
+    for before, point in pairwise([(0.0, math.nan), *points]):
         if any(before[0] <= end < point[0] for end in phases) or not math.isfinite(point[1]):
             found.append([])
         if math.isfinite(point[1]):
@@ -147,7 +159,7 @@ def _stretches(points: Sequence[tuple[int, float]], phases: Sequence[int]) -> li
     return [stretch for stretch in found if stretch]
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def _thinned(points: Sequence[Point]) -> list[Point]:
     """Keep the lowest and the highest of neighbours that would share a column of pixels."""
     size = math.ceil(len(points) * 2 / _MOST_POINTS)
     if size <= 2:
@@ -157,11 +169,12 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [point for pair in extremes for point in sorted(pair)]
 
 
-def _legend(curves: Sequence[Curve]) -> str:
+def _legend(curves: Sequence[Curve], look: Look) -> str:
     """Name each curve once, with the last value of the one that is not faint."""
     by_name = {c.name: c for c in sorted(curves, key=lambda c: not c.faint)}
     return "".join(
-        f'<span class=key style="--of: var(--c{curve.colour})">{escape(name)} {shown(_last(curve))}</span>'
+        f'<span class={_LEGEND[bool(curve.dash)]} style="--of: var(--c{curve.colour})">{escape(name)}'
+        f"{f' {shown(_last(curve))}' if look.last else ''}</span>"
         for name, curve in ((c.name, by_name[c.name]) for c in {c.name: c for c in curves}.values())
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchrec_mtl.collectives import all_sum, rank, world_size
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.objective import StepOutput
+from torchrec_mtl.training.calibration import Group, group_rows
 from torchrec_mtl.training.metrics import task_metrics
 
 Metrics = dict[str, dict[str, float]]
@@ -28,10 +29,12 @@ class Evaluation:
     Attributes:
         tasks: task -> metric -> value.
         loss: sum of the tasks' weighted mean losses; a task without rows adds nothing, and nan where none has any.
+        groups: task -> rows grouped by prediction, where asked for; on rank 0.
     """
 
     tasks: Metrics
     loss: float
+    groups: Mapping[str, Sequence[Group]] = field(default_factory=dict, compare=False)
 
     def value(self, metric: str) -> float:
         """Return ``loss`` or ``task/metric``."""
@@ -41,12 +44,13 @@ class Evaluation:
         return self.tasks[task][name]
 
 
-def evaluate(outputs: Iterable[StepOutput], tasks: Sequence[TaskConfig]) -> Evaluation:
+def evaluate(outputs: Iterable[StepOutput], tasks: Sequence[TaskConfig], *, grouped: bool = False) -> Evaluation:
     """Gather the outputs of all ranks and compute the metrics on rank 0; every rank gets the result.
 
     Args:
         outputs: this rank's, the same number and sizes on every rank.
         tasks: in the order of the columns.
+        grouped: group the rows by prediction, too.
     """
     k = len(tasks)
     columns: list[Tensor] = []
@@ -60,7 +64,9 @@ def evaluate(outputs: Iterable[StepOutput], tasks: Sequence[TaskConfig]) -> Eval
     group = gather_rows(torch.cat(groups)) if groups else None
     loss_sums, weight_sums = all_sum(totals).numpy()
     found: list[Metrics | None] = [None]
+    by_prediction: dict[str, Sequence[Group]] = {}
     if values is not None:
+        by_prediction = _groups(values.numpy(), tasks) if grouped else {}
         found = [_metrics(values.numpy(), None if group is None else group.numpy(), tasks)]
     if world_size() > 1:
         dist.broadcast_object_list(found, src=0)
@@ -69,7 +75,7 @@ def evaluate(outputs: Iterable[StepOutput], tasks: Sequence[TaskConfig]) -> Eval
     defined = np.where(weight_sums > 0, means, np.nan)
     metrics = {t.name: {**found[0][t.name], "loss": float(defined[i])} for i, t in enumerate(tasks)}
     loss = float(sum(t.weight * m for t, m in zip(tasks, means, strict=True)))
-    return Evaluation(tasks=metrics, loss=loss if weight_sums.any() else math.nan)
+    return Evaluation(tasks=metrics, loss=loss if weight_sums.any() else math.nan, groups=by_prediction)
 
 
 def gather_rows(rows: Tensor) -> Tensor | None:
@@ -87,6 +93,11 @@ def _metrics(values: np.ndarray[Any, Any], groups: np.ndarray[Any, Any] | None, 
         t.name: task_metrics(t.kind, labels[:, i], predictions[:, i], weights[:, i], groups)
         for i, t in enumerate(tasks)
     }
+
+
+def _groups(values: np.ndarray[Any, Any], tasks: Sequence[TaskConfig]) -> dict[str, Sequence[Group]]:
+    predictions, labels, weights = np.split(values, 3, axis=1)
+    return {t.name: group_rows(labels[:, i], predictions[:, i], weights[:, i]) for i, t in enumerate(tasks)}
 
 
 def as_json(step: int, evaluation: Evaluation | None) -> str:

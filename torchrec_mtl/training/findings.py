@@ -40,12 +40,21 @@ def load_findings(path: Path) -> tuple[Finding, ...]:
     """
     try:
         return tuple(_finding(**plain) for plain in json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} does not hold findings: {error!r}") from error
 
 
 def _finding(kind: str, **fields: object) -> Finding:
-    return _KINDS[kind](**{name: _as_tuples(value) for name, value in fields.items()})
+    finding = _KINDS[kind](**{name: _as_tuples(value) for name, value in fields.items()})
+    is_matrix = isinstance(finding, MatrixFinding)
+    lines = finding.values if isinstance(finding, MatrixFinding) else finding.rows
+    if any(len(line) != len(finding.columns) for line in lines) or len(lines) != len(finding.rows):
+        raise ValueError(f"'{finding.title}' has other rows or columns than it names")
+    texts = (finding.title, finding.note, *finding.columns, *(finding.rows if is_matrix else ()))
+    numbers = [value for line in lines for value in line if is_matrix or not isinstance(value, str)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, (int, float)) for n in numbers):
+        raise TypeError(f"'{finding.title}' has a name that is no text, or a value that is no number")
+    return finding
 
 
 def _without_nan(value: object) -> object:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from types import FrameType
 import torch
 from rich.console import Console
 
-from torchrec_mtl.atomic import write_text
 from torchrec_mtl.collectives import rank
 from torchrec_mtl.config.checks import refused_in_runs
 from torchrec_mtl.config.load import ConfigError
@@ -30,14 +29,14 @@ from torchrec_mtl.registry import check_switch
 from torchrec_mtl.training.candidates import read_candidates
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.distributed import naming_lost_ranks, on_rank_0, once_a_node
-from torchrec_mtl.training.evaluation import Evaluation, Metrics, as_json
-from torchrec_mtl.training.findings import FILE as FINDINGS
-from torchrec_mtl.training.findings import save_findings
+from torchrec_mtl.training.evaluation import Evaluation, Metrics
 from torchrec_mtl.training.fresh import is_begun, mark_begun
+from torchrec_mtl.training.last_evaluation import evaluate_last, write_ranks
 from torchrec_mtl.training.run_dir import best_or_latest, enter, leave_nothing, locked
+from torchrec_mtl.training.run_sinks import run_sinks, write_test
 from torchrec_mtl.training.saving import open_checkpoints
 from torchrec_mtl.training.session import Session, open_session
-from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
+from torchrec_mtl.training.sinks import MetricSink, ProgressSink
 from torchrec_mtl.training.state import TrainState
 from torchrec_mtl.training.stored_run import StoredRun
 from torchrec_mtl.training.trainer import InterruptedTrainingError, Trainer, is_main
@@ -116,12 +115,13 @@ def _run(
     state = _resume(session, checkpoints, fingerprint, console)
     if source is not None:
         begin_from(source, session, state, checkpoints=checkpoints, files=files.train, console=console)
-    trained = not state.finished
-    if not trained:
+    if state.finished:
         checkpoints.close()
-    else:
-        _train(session, state, files, checkpoints, run_dir, console)
-    return _final(session, files, checkpoints, run_dir, state.step if trained else None)
+        return _final(session, files, checkpoints, None, ())
+    trainer = Trainer(session, state, train_files=files.train, eval_files=files.eval, checkpoints=checkpoints, sinks=())
+    with run_sinks(config, state, trainer.total_steps, console) as trainer.sinks:
+        _train(trainer)
+        return _final(session, files, checkpoints, state.step, trainer.sinks)
 
 
 def prepare_data(config: RunConfig, console: Console) -> None:
@@ -186,32 +186,17 @@ def _resume(session: Session, checkpoints: Checkpoints, fingerprint: Fingerprint
     return state
 
 
-def _train(
-    session: Session, state: TrainState, files: Files, checkpoints: Checkpoints, run_dir: Path, console: Console
-) -> None:
-    trainer = Trainer(session, state, train_files=files.train, eval_files=files.eval, checkpoints=checkpoints, sinks=())
-    sinks: list[MetricSink] = []
-    if is_main():
-        sinks = [
-            JsonLinesSink(run_dir / "metrics.jsonl", state.step, settled=state.settled == state.step),
-            TensorBoardSink(run_dir / "tb", state.step + 1 if state.step else 0),
-            ProgressSink(console, trainer.total_steps, state.step),
-        ]
-    trainer.sinks = sinks
+def _train(trainer: Trainer) -> None:
     ended = False
     try:
-        with _stop_on_signals(session):
+        with _stop_on_signals(trainer.session):
             trainer.fit()
         ended = True
     except InterruptedTrainingError:
         ended = True
         raise
     finally:
-        try:
-            checkpoints.close(failed=not ended)
-        finally:
-            for sink in sinks:
-                sink.close()
+        trainer.checkpoints.close(failed=not ended)
 
 
 @contextmanager
@@ -231,26 +216,27 @@ def _stop_on_signals(session: Session) -> Iterator[None]:
 
 
 def _final(
-    session: Session, files: Files, checkpoints: Checkpoints, run_dir: Path, trained_step: int | None
+    session: Session, files: Files, checkpoints: Checkpoints, trained_step: int | None, sinks: Sequence[MetricSink]
 ) -> RunResult:
     """Evaluate the best checkpoint, or the latest; ``trained_step`` is where this process's training ended."""
     which, trained = on_rank_0(lambda: best_or_latest(checkpoints)), trained_step is not None
     notes = on_rank_0(lambda: checkpoints.notes(which))
     step = int(notes["step"]) if notes else 0
     data, split = (files.test, "test") if files.test is not None else (files.eval, "eval")
-    if step != trained_step:  # else it is what the model holds: reading it back would take as much memory again
+    if trained:
+        for sink in sinks:
+            if isinstance(sink, ProgressSink):
+                sink.close()
+        write_ranks(session)  # before a checkpoint is read back, which takes as much memory again
+    if step != trained_step:  # else it is what the model holds
         session.restore(checkpoints, which, weights_only=True)
     session.objective.activate(None)
-    findings = tuple(session.objective.head.findings())
-    if is_main() and findings:
-        save_findings(run_dir / FINDINGS, findings)
-    if data is None:
-        return RunResult(None, split, step, trained, findings=findings)
     whereabouts.at("evaluating the trained model")
-    evaluation = session.evaluate(data)
+    evaluation, findings = evaluate_last(session, data, split, step)
     references: dict[str, Metrics] = {}
-    if is_main():
-        write_text(run_dir / "metrics.json", as_json(step, evaluation) + "\n")
+    if is_main() and evaluation is not None and data is not None:
+        if split == "test":
+            write_test(sinks, step, evaluation)
         if session.config.train.references:
             from torchrec_mtl.training.reference_rows import reference_metrics  # scipy: slow to import, seldom asked
 

@@ -37,12 +37,13 @@ _MAY_DIFFER = frozenset(
         "init_from",
         "run_dir",
         *(f"train.{key}" for key in ("checkpoint_every", "device", "keep", "log_every", "pipeline", "references")),
-        *(f"train.{key}" for key in ("save", "timeout_s", "window")),
+        *(f"train.{key}" for key in ("save", "sinks", "timeout_s", "window")),
     ]
 )
 _LOCK = ".lock"
 _FILES = (
-    *("statistics.json", "init_from.json", "metrics.json", "metrics.jsonl", "findings.json", "report.html"),
+    *("statistics.json", "init_from.json", "metrics.json", "metrics.jsonl", "findings.json", "calibration.json"),
+    *("ranks.json", "report.html"),
     "config.yaml",  # last: a folder without it is nobody's
 )
 
@@ -212,7 +213,7 @@ def best_or_latest(checkpoints: Checkpoints) -> str:
 def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
     """Return config, statistics, and checkpoints of a trained run, ready for inference on this machine.
 
-    The device is this machine's, and the tables get an optimizer that any device has: it is not used.
+    The device is this machine's, and the tables get an optimizer that any device has: it is not used. Nor are sinks.
 
     Raises:
         ValueError: it is not a trained run.
@@ -221,6 +222,7 @@ def load_run(run: str | Path) -> tuple[RunConfig, Statistics, Checkpoints]:
     for name in ("config.yaml", "statistics.json", "checkpoints"):
         if not (run_dir / name).exists():
             raise ValueError(f"{run_dir} is not a trained run: {name} is missing. Give the run_dir of a training")
+    unused = ["optim.sparse={type: sgd}", "train.sinks=[]"]
     placement = [] if device.has_cuda() else for_the_cpu(_read_config(run_dir / "config.yaml") or {})
-    config = load_config(run_dir / "config.yaml", ["train.device=auto", "optim.sparse={type: sgd}", *placement])
+    config = load_config(run_dir / "config.yaml", ["train.device=auto", *unused, *placement])
     return config, Statistics.load(run_dir / "statistics.json"), Checkpoints(run_dir)

@@ -4,7 +4,7 @@ from torchrec_mtl.config.later import unknown_before, with_later_keys
 from torchrec_mtl.config.load import dump, parse
 from torchrec_mtl.config.text import read_yaml
 
-LATER = ("dtype", "kernel", "cache_load_factor", "precision", "comms", "save")
+LATER = ("dtype", "kernel", "cache_load_factor", "precision", "comms", "save", "sinks")
 
 
 def keys(text):
@@ -41,4 +41,4 @@ def test_an_older_dump_with_other_tables_is_left_as_it_is(raw):
     found = with_later_keys(old, config)
     assert len(found["features"]["tables"]) == 5
     assert found["features"]["tables"][4] == {"name": "a"}
-    assert found["train"] == {"epochs": 1, "save": "auto", "precision": "fp32", "comms": "fp32"}
+    assert found["train"] == {"epochs": 1, "save": "auto", "precision": "fp32", "comms": "fp32", "sinks": []}

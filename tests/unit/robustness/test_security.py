@@ -183,13 +183,23 @@ def test_names_in_a_page_are_text(bench, run):
     table = {"kind": "table", "title": evil, "columns": [evil], "rows": [[evil]], "note": evil}
     matrix = {"kind": "matrix", "title": evil, "rows": [evil], "columns": [evil], "values": [[1.0]], "note": evil}
     (run / "findings.json").write_text(json.dumps([table, matrix]))
+    group = {"rows": 1, "prediction": 0.5, "label": 0.5, "half": 0.0}
+    calibration = {"version": 1, "step": 1, "split": evil, "tasks": {evil: [group]}}
+    (run / "calibration.json").write_text(json.dumps(calibration))
+    part = {"table": evil, "sharding": evil, "kernel": evil, "rows": 1, "columns": 1, "bytes": 4}
+    held = {"rank": 0, "device": evil, "parts": [part], "table_state": 0, "dense": 0, "dense_state": 0, "peak_host": 1}
+    (run / "ranks.json").write_text(json.dumps({"version": 1, "ranks": [{**held, "peak_device": None}]}))
     renamed = run.rename(run.with_name("<script>alert(2)<script>"))
     done = call(["report", renamed, "--out", run.with_name("page.html")])
     assert done.status == 0, done.said
-    page = run.with_name("page.html").read_text()
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") > 10
-    well_formed(page)
+    other = Path(shutil.copytree(renamed, run.with_name("other")))
+    done = call(["report", renamed, other, "--out", run.with_name("both.html")])
+    assert done.status == 0, done.said
+    for name in ("page.html", "both.html"):
+        page = run.with_name(name).read_text()
+        assert "<script" not in page
+        assert page.count("&lt;script&gt;") > 20
+        well_formed(page)
 
 
 # Code that a config brings in

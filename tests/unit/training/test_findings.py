@@ -45,6 +45,24 @@ def test_a_damaged_file_is_named(tmp_path, text):
         load_findings(tmp_path / "findings.json")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"values": [[1.0, 0.5]]},
+        {"values": [[1.0], [0.5]]},
+        {"values": [[1.0, "x"], [0.5, 1.0]]},
+        {"rows": ["click", 3]},
+        {"title": ["a"]},
+    ],
+)
+def test_a_finding_of_another_shape_is_refused_by_the_name_of_its_file(tmp_path, wrong):
+    path = tmp_path / "findings.json"
+    save_findings(path, [MATRIX])
+    path.write_text(json.dumps([{**json.loads(path.read_text())[0], **wrong}]))
+    with pytest.raises(ValueError, match=r"findings\.json does not hold findings"):
+        load_findings(path)
+
+
 def test_tables_are_printed_whole_where_there_is_no_terminal():
     out = io.StringIO()
     show_findings(Console(file=out, width=80), (TABLE, MATRIX))
