@@ -14,19 +14,24 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from torchrec_mtl.bottoms.base import Bottom, Representation
     from torchrec_mtl.bottoms.concat import Concat
+    from torchrec_mtl.config.base import PluginConfig
     from torchrec_mtl.config.load import ConfigError, load_config
     from torchrec_mtl.features import Features, FeaturesSpec, Jagged
+    from torchrec_mtl.findings import MatrixFinding, TableFinding
     from torchrec_mtl.gradients.base import GradientRule, RuleConfig
     from torchrec_mtl.gradients.boundary import Boundary
     from torchrec_mtl.gradients.hook import GradientHook
     from torchrec_mtl.gradients.htlnet import HTLNetRule
     from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Phase, PhaseEnd, Term
     from torchrec_mtl.heads.htlnet import HTLNet
+    from torchrec_mtl.heads.layers import MLP
     from torchrec_mtl.heads.ncs4cvr import NCS4CVR
     from torchrec_mtl.heads.shared_bottom import SharedBottom
     from torchrec_mtl.heads.single_task import SingleTask
+    from torchrec_mtl.heads.towers import Towers
     from torchrec_mtl.losses.base import LabelScale, Loss, LossConfig
     from torchrec_mtl.model import MultiTaskModel, build_model
+    from torchrec_mtl.multi_task_arch import MultiTaskArch
 
 _PUBLIC = {
     "Bottom": "bottoms.base",
@@ -46,20 +51,27 @@ _PUBLIC = {
     "LabelScale": "losses.base",
     "Loss": "losses.base",
     "LossConfig": "losses.base",
+    "MLP": "heads.layers",
+    "MatrixFinding": "findings",
+    "MultiTaskArch": "multi_task_arch",
     "MultiTaskModel": "model",
     "NCS4CVR": "heads.ncs4cvr",
     "Phase": "heads.base",
     "PhaseEnd": "heads.base",
+    "PluginConfig": "config.base",
     "Representation": "bottoms.base",
     "RuleConfig": "gradients.base",
     "SharedBottom": "heads.shared_bottom",
     "SingleTask": "heads.single_task",
+    "TableFinding": "findings",
     "Term": "heads.base",
+    "Towers": "heads.towers",
     "build_model": "model",
     "load_config": "config.load",
 }
 
 __all__ = [
+    "MLP",
     "NCS4CVR",
     "Bottom",
     "Boundary",
@@ -78,14 +90,19 @@ __all__ = [
     "LabelScale",
     "Loss",
     "LossConfig",
+    "MatrixFinding",
+    "MultiTaskArch",
     "MultiTaskModel",
     "Phase",
     "PhaseEnd",
+    "PluginConfig",
     "Representation",
     "RuleConfig",
     "SharedBottom",
     "SingleTask",
+    "TableFinding",
     "Term",
+    "Towers",
     "__version__",
     "build_model",
     "load_config",

@@ -80,24 +80,37 @@ class GradientHook(nn.Module):
         self._step = 0
         self._layouts: dict[tuple[str, ...], tuple[Layout, list[str]]] = {}
 
-    def forward(self, losses: Tensor, pooled: Tensor | KeyedTensor, sparse: KeyedJaggedTensor | None = None) -> Tensor:
+    def forward(
+        self,
+        losses: Tensor,
+        pooled: Tensor | KeyedTensor,
+        sparse: KeyedJaggedTensor | None = None,
+        *,
+        others: Tensor | None = None,
+    ) -> Tensor:
         """Return the losses to be summed, and arrange that their one backward carries the combined gradient.
+
+        Whatever else in the model depends on ``pooled`` is handed in as ``others``: the gradient of a loss that the
+        hook does not know ends at ``pooled`` and never reaches the tables.
 
         Args:
             losses: [K], each a function of ``pooled`` alone, as far as tables go.
             pooled: output of the collection; a plain tensor [B, P] will do for ``exact="boundary"``.
             sparse: the ids that were looked up, for ``exact="rows"``.
+            others: [M], losses that belong to no task (a regulariser, a hinge between tasks); they weigh 1.
 
         Returns:
-            [K]; [K + 1] in training where the rule learns parameters (``uncertainty``): the last is their penalty.
+            [K + M], ``others`` last; one more in training where the rule learns parameters (``uncertainty``): the
+            last is their penalty.
 
         Raises:
             ValueError: another number of losses than tasks; ``exact="rows"`` without ids, or with weighted ones.
         """
         if len(losses) != len(self.rule.tasks):
             raise ValueError(f"expected one loss for each of {', '.join(self.rule.tasks)}, found {len(losses)} losses")
+        others = losses.new_zeros(0) if others is None else others
         if not self.training or not torch.is_grad_enabled():
-            return losses
+            return torch.cat([losses, others]) if len(others) else losses
         layout, ids = self._looked_up(pooled, sparse)
         self.boundary.prepare(step=self._step, losses=all_sum(losses) / world_size(), layout=layout, ids=ids)
         self._step += 1
@@ -105,7 +118,8 @@ class GradientHook(nn.Module):
         penalty = self.rule.penalty()
         if self.rule.needs == "losses":
             losses = losses * self.boundary.loss_weights()
-        elif self.rule.needs == "gramian":
+        losses = torch.cat([losses, others])
+        if self.rule.needs == "gramian":
             # A sharded collection returns what becomes a KeyedTensor when it is read.
             self.boundary.per_task_passes(losses, [pooled if isinstance(pooled, Tensor) else pooled.values()])
         return losses if penalty is None else torch.cat([losses, penalty.reshape(1)])
