@@ -103,14 +103,17 @@ class Jagged:
 
     Attributes:
         values: [N, d].
-        lengths: [B].
+        lengths: [B]; [1] where there are ``readers``.
         gaps: [N] int64, how long ago each was, in ``GAP_BUCKETS`` buckets of floor(log2(1 + seconds)); None where the
             data do not say.
+        readers: B where this is one history that all B rows read (one user, many candidates); None: each row has its
+            own. Only what ``shares_histories`` gets to see it.
     """
 
     values: Tensor
     lengths: Tensor
     gaps: Tensor | None = None
+    readers: int | None = None
 
     def rows(self) -> Tensor:
         """Return [N], the row of each value."""
@@ -121,9 +124,17 @@ class Jagged:
         """Return [B, d]: ``sum`` or ``mean`` over each sequence; zeros for an empty one."""
         empty = self.values.new_zeros(self.lengths.numel(), self.values.shape[1])
         total = empty.index_add(0, self.rows(), self.values)
-        if how == "sum":
-            return total
-        return total / self.lengths.clamp_min(1).to(total.dtype).unsqueeze(1)
+        if how == "mean":
+            total = total / self.lengths.clamp_min(1).to(total.dtype).unsqueeze(1)
+        return total if self.readers is None else total.expand(self.readers, -1)
+
+    def repeated(self) -> Jagged:
+        """Return the same with a copy of the history for each row that reads it."""
+        if self.readers is None:
+            return self
+        count = self.readers
+        gaps = None if self.gaps is None else self.gaps.repeat(count)
+        return Jagged(self.values.repeat(count, 1), self.lengths.expand(count), gaps)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -201,18 +201,8 @@ class Objective(nn.Module):
         return self.reader.features(embedded, batch, self.seed, view)
 
     def _bottom(self, features: Features) -> Representation:
-        representation = self._bottom_as_it_is(features)
+        representation = represent(features, self.bottoms, self.head, self.tasks)
         return representation if self.precision == "fp32" else full_representation(representation)
-
-    def _bottom_as_it_is(self, features: Features) -> Representation:
-        if self.head.tables == "shared":
-            representation: Representation = self.bottoms[0](features)
-            return representation
-        bottoms = list(self.bottoms)
-        shared = bottoms.pop(0)(features.select(shared=True)).shared if self.head.tables == "both" else None
-        # The bottom of a task's own tables knows that task alone, its first.
-        own = [bottom(features.select(task=task)).of_task(0) for bottom, task in zip(bottoms, self.tasks, strict=True)]
-        return Representation(shared=own[0] if shared is None else shared, per_task=tuple(own), features=features)
 
     def _elementwise(self, out: HeadOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return losses and weights of tasks and terms, [T, B] each; a row of weight 0 cannot bring a NaN in."""
@@ -249,7 +239,7 @@ class Objective(nn.Module):
             losses=all_losses.detach() / total,
             loss_sums=loss_sums.detach(),
             weight_sums=weight_sums,
-            predictions=self._predictions(out),
+            predictions=predict(out, self.losses, self.consistency, self.tasks),
             further={name: value.detach() for name, value in out.predictions.items()},
             vectors={name: value.detach() for name, value in out.vectors.items()},
             labels=batch.labels,
@@ -257,12 +247,6 @@ class Objective(nn.Module):
             ids=batch.ids,
             stop=stop,
         )
-
-    @torch.no_grad()
-    def _predictions(self, out: HeadOutput) -> Tensor:
-        """Return [B, K] on the labels' scale."""
-        columns = [cast(Loss, loss).predict(out.logits[t]) for t, loss in zip(self.tasks, self.losses, strict=True)]
-        return self.consistency.predictions(torch.stack(columns, dim=1))
 
     def _share(self, weight_sums: Tensor, loss_sums: Tensor, step: int) -> tuple[Tensor, Tensor, bool]:
         """Return the sums over all ranks, and whether one asks to stop: one all-reduce and one host read a step.
@@ -284,3 +268,29 @@ class Objective(nn.Module):
                 "Lower optim.dense.lr or optim.sparse.lr, set optim.dense.clip_norm, or look for extreme labels "
                 "or inputs"
             )
+
+
+def represent(features: Features, bottoms: Iterable[nn.Module], head: Head, tasks: Sequence[str]) -> Representation:
+    """Return what the bottoms make of a batch.
+
+    Args:
+        features: of the batch.
+        bottoms: one; one a task where the head owns its tables; with both kinds of tables, the shared one first.
+        head: says whose tables there are.
+        tasks: K names.
+    """
+    bottoms = list(bottoms)
+    if head.tables == "shared":
+        representation: Representation = bottoms[0](features)
+        return representation
+    shared = bottoms.pop(0)(features.select(shared=True)).shared if head.tables == "both" else None
+    # The bottom of a task's own tables knows that task alone, its first.
+    own = [bottom(features.select(task=task)).of_task(0) for bottom, task in zip(bottoms, tasks, strict=True)]
+    return Representation(shared=own[0] if shared is None else shared, per_task=tuple(own), features=features)
+
+
+@torch.no_grad()
+def predict(out: HeadOutput, losses: Iterable[nn.Module], consistency: Consistency, tasks: Sequence[str]) -> Tensor:
+    """Return predictions [B, K] on the labels' scale, of the logits of K tasks."""
+    columns = [cast(Loss, loss).predict(out.logits[task]) for task, loss in zip(tasks, losses, strict=True)]
+    return consistency.predictions(torch.stack(columns, dim=1))

@@ -46,12 +46,13 @@ class Representation:
 class Bottom(nn.Module, ABC):
     """Features to a `Representation`.
 
-    Subclasses set ``out_features`` (D) in the constructor, and ``per_task = True`` where they make one representation
-    a task.
+    Subclasses set ``out_features`` (D) in the constructor, ``per_task = True`` where they make one representation a
+    task, and ``shares_histories = True`` where they can do with a `Jagged` that all rows read (``Jagged.pooled`` can).
     """
 
     Config: ClassVar[type[PluginConfig]]
     per_task: ClassVar[bool] = False
+    shares_histories: ClassVar[bool] = False
     out_features: int
 
     def __init__(self, spec: FeaturesSpec, tasks: tuple[str, ...], config: PluginConfig) -> None:
@@ -61,3 +62,7 @@ class Bottom(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features) -> Representation:
         """Return the representation of a batch."""
+
+    def for_inference(self) -> Bottom:
+        """Return what is exported: a module of equal representations, itself unless there is a cheaper one."""
+        return self

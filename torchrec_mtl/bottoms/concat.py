@@ -22,6 +22,8 @@ class Concat(Bottom):
         config: ``pooling`` of the sequences.
     """
 
+    shares_histories = True
+
     class Config(PluginConfig):
         """Options of ``bottom: {type: concat}``."""
 

@@ -37,6 +37,8 @@ class DCN(Bottom):
         config: the layers' number and form.
     """
 
+    shares_histories = True
+
     class Config(PluginConfig):
         """Options of ``bottom: {type: dcn}``."""
 

@@ -46,6 +46,7 @@ class DTRN(Bottom):
     """
 
     per_task = True
+    shares_histories = True
 
     class Config(PluginConfig):
         """Options of ``bottom: {type: dtrn}``."""
@@ -141,6 +142,10 @@ class DTRN(Bottom):
         if refined.dim() == 2 or (refined.shape[0] == 1 and self.num_tasks > 1):
             return Representation(shared=refined.view(-1, self.out_features), features=features)
         return Representation(shared=refined.mean(0), per_task=refined, features=features)
+
+    def for_inference(self) -> DTRN:
+        """See `Bottom`: with folded norms."""
+        return self.folded()
 
     def folded(self) -> DTRN:
         """Return a copy for inference, of which the conditional norms are constants."""

@@ -27,6 +27,8 @@ class EPNet(Bottom):
         config: names of the domain features.
     """
 
+    shares_histories = True
+
     class Config(PluginConfig):
         """Options of ``bottom: {type: epnet}``."""
 

@@ -23,6 +23,9 @@ class Histories:
     length are padded to one width; where lengths would have to be read back from a device, or a program is exported,
     all are padded to the longest there may be.
 
+    Where all rows read one history of each sequence (``Jagged.readers``), events are computed once, and H = J
+    histories have J B queries.
+
     Args:
         sequences: J of them, of one width d.
         max_length: no history is longer.
@@ -44,6 +47,7 @@ class Histories:
         self.counts[-1] += 1
         self.lengths = torch.cat([s.lengths for s in sequences]).long()
         self.num_events = self.values.shape[0] - 1
+        self._readers = sequences[0].readers
         self._offsets = torch.cumsum(self.lengths, 0) - self.lengths
         self._arrange(max_length)
 
@@ -80,8 +84,10 @@ class Histories:
 
         Args:
             events: [N + 1, M, d], or [N + 1, 1, d] for all queries.
-            queries: [H, M, d].
+            queries: [H, M, d]; [J B, M, d] where all rows read one history.
         """
+        if self._readers is not None:
+            return self._pool_of_one(events, queries)
         ordered = torch.split(queries.index_select(0, self._order).unsqueeze(2), [n for n, _ in self._blocks])
         found = []
         for block, q, mask in zip(self._padded(events), ordered, self._masks, strict=True):
@@ -89,9 +95,17 @@ class Histories:
             found.append(scaled_dot_product_attention(q, keys, keys, attn_mask=mask).squeeze(2))
         return torch.cat(found).index_select(0, self._place)
 
+    def _pool_of_one(self, events: Tensor, queries: Tensor) -> Tensor:
+        """Return [J B, M, d], as ``pool`` does, of J histories that have B queries each."""
+        (block,), (mask,) = self._padded(events), self._masks
+        q = torch.unflatten(queries, 0, (block.shape[0], -1)).transpose(1, 2)  # [J, M, B, d]
+        keys = block.transpose(1, 2).expand(-1, q.shape[1], -1, -1)  # [J, M, L, d]
+        return scaled_dot_product_attention(q, keys, keys, attn_mask=mask).transpose(1, 2).flatten(0, 1)
+
     def present(self) -> Tensor:
-        """Return [H], 1 for a history with an event, else 0."""
-        return (self.lengths > 0).to(self.values.dtype)
+        """Return [H] ([J B] where all rows read one history), 1 for a history with an event, else 0."""
+        present = (self.lengths > 0).to(self.values.dtype)
+        return present if self._readers is None else present.repeat_interleave(self._readers)
 
     def _padded(self, events: Tensor) -> list[Tensor]:
         """Return the blocks of histories of one width, [n, L, ...] each, of [N + 1, ...]."""
@@ -106,7 +120,7 @@ class Histories:
         """Give every history its slots, those of one width side by side."""
         lengths, device = self.lengths, self.lengths.device
         widths = _widths(max_length)
-        if device.type == "cpu" and not torch.compiler.is_compiling():
+        if device.type == "cpu" and self._readers is None and not torch.compiler.is_compiling():
             groups = torch.bucketize(lengths, torch.tensor(widths))
             counts = torch.bincount(groups, minlength=len(widths)).tolist()
             if len(counts) > len(widths):
@@ -118,7 +132,8 @@ class Histories:
             self._blocks = [(lengths.numel(), max_length)]
             padded = torch.full_like(lengths, max_length)
         self._order = torch.argsort(padded, stable=True)
-        self._place = torch.empty_like(self._order).scatter_(0, self._order, torch.arange(len(lengths), device=device))
+        places = torch.arange(lengths.shape[0], device=device)
+        self._place = torch.empty_like(self._order).scatter_(0, self._order, places)
         self._fill(padded[self._order])
 
     def _fill(self, widths: Tensor) -> None:
@@ -130,7 +145,8 @@ class Histories:
         num_slots = sum(n * width for n, width in self._blocks)
         firsts = torch.cumsum(widths, 0) - widths
         lengths, starts = self.lengths[self._order], self._offsets[self._order]
-        rows = torch.repeat_interleave(torch.arange(len(widths), device=widths.device), widths, output_size=num_slots)
+        numbers = torch.arange(widths.shape[0], device=widths.device)
+        rows = torch.repeat_interleave(numbers, widths, output_size=num_slots)
         places = torch.arange(num_slots, device=widths.device) - firsts[rows]
         filled = places < lengths[rows]
         self._event_of_slot = torch.where(filled, starts[rows] + places, self.num_events)

@@ -32,6 +32,8 @@ class InnerProduct(Bottom):
         ValueError: embeddings differ in width, or there are none.
     """
 
+    shares_histories = True
+
     class Config(PluginConfig):
         """Options of ``bottom: {type: inner_product}``."""
 

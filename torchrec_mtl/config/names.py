@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that ``name`` most likely stands for, or None."""
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the known name that ``name`` most likely stands for, or None where none is so like it (0 to 1)."""
     choices = sorted(known)
     by_lower = {choice.lower().replace("-", "_"): choice for choice in choices}
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), by_lower, n=1, cutoff=likeness)
     return by_lower[near[0]] if near else None
 
 

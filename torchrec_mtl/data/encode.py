@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,6 @@ from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.data.arrow import get_array
-from torchrec_mtl.data.assemble import make_batch
-from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.columns import config_columns, item_column, query_column, schema_problems
 from torchrec_mtl.data.dense import DenseEncoder
 from torchrec_mtl.data.frequencies import Frequencies
@@ -26,6 +25,9 @@ from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.data.targets import TargetEncoder
 from torchrec_mtl.features import Candidates
 
+if TYPE_CHECKING:
+    from torchrec_mtl.data.batch import Batch
+
 _BLOCK = 1000  # no power of two: the columns of a block would share cache lines
 
 
@@ -34,6 +36,7 @@ class Encoder:
 
     Attributes:
         columns: columns to read.
+        fits: the last schema that was found to fit.
         counts: bad ids and null labels let pass so far (``data.bad_ids``, ``data.null_labels``), each reading counted.
 
     Example:
@@ -91,6 +94,7 @@ class Encoder:
         item = None if frequencies is None else frequencies.column
         keys = {"group": data.group, "item": item, "query": query} if labels else {}
         self._keys = {name: column for name, column in keys.items() if column is not None}
+        self.fits: pa.Schema | None = None
 
     def encode(self, table: pa.Table, file: str) -> Rows:
         """Encode all rows of a table.
@@ -115,8 +119,11 @@ class Encoder:
 
     def check_schema(self, schema: pa.Schema, file: str) -> None:
         """Raise ``ValueError`` where a column is missing or of a type that does not fit."""
+        if self.fits is not None and self.fits.equals(schema):  # so are most
+            return
         if found := schema_problems([(file, schema)], self.wanted):
             raise ValueError("\n".join(found))
+        self.fits = schema
 
     def encode_checked(self, table: pa.Table, problems: Problems) -> Rows:
         """Encode a table whose schema fits; bad values go to ``problems``."""
@@ -148,6 +155,8 @@ class Encoder:
         Returns:
             A batch of B rows; see ``assemble.make_batch``.
         """
+        from torchrec_mtl.data.assemble import make_batch  # TorchRec's; whoever serves encodes without it
+
         batch = make_batch(
             rows, self._pooled, self._unpooled, slots=slots, step=step, global_size=global_size, num_drawn=num_drawn
         )

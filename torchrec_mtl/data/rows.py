@@ -137,6 +137,10 @@ class Rows:
             lists={name: jagged.take(indices) for name, jagged in self.lists.items()},
         )
 
+    def with_dense(self, dense: Floats) -> Rows:
+        """The same with other dense columns [N, D0]."""
+        return dataclasses.replace(self, dense=dense)
+
     @staticmethod
     def concat(parts: Sequence[Rows]) -> Rows:
         """All rows of ``parts``, one after the other; a single part is returned as it is.

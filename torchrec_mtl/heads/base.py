@@ -14,6 +14,7 @@ from torchrec_mtl.config.base import PluginConfig
 from torchrec_mtl.config.tasks import TaskConfig
 from torchrec_mtl.features import FeaturesSpec
 from torchrec_mtl.findings import Finding
+from torchrec_mtl.heads.watched import WatchedGate
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class Head(nn.Module, ABC):
     Config: ClassVar[type[HeadConfig]]
     tables: ClassVar[Literal["shared", "own", "both"]] = "shared"
     reads_features: ClassVar[bool] = False
+    shares_histories: ClassVar[bool] = False
+    """Where it reads features: it can do with a `Jagged` that all rows read (``Jagged.pooled`` can)."""
     state_kept: tuple[str, ...] = ()
     """Names of the buffers that are not set back when training rewinds, and that ``end_phase`` may change."""
     term_names: tuple[str, ...] = ()
@@ -220,6 +223,17 @@ class Head(nn.Module, ABC):
     def findings(self) -> Sequence[Finding]:
         """Return what the trained head has to tell."""
         return ()
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the gates whose use the report shall tell; looked at in the last evaluation alone."""
+        return ()
+
+    def for_inference(self) -> Head:
+        """Return what is exported: a module of equal logits, itself unless there is a cheaper one.
+
+        Further predictions that nobody needs where the model is deployed may be left out.
+        """
+        return self
 
 
 class HeadOfKinds(Head):

@@ -7,6 +7,7 @@ weighed adaptively. All forms are reconstructions from its ancestors, or ours: `
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -23,6 +24,7 @@ from torchrec_mtl.heads.dmmp_config import DMMPConfig
 from torchrec_mtl.heads.in_batch import in_batch_softmax
 from torchrec_mtl.heads.student import Encoded, Student
 from torchrec_mtl.heads.teacher import Teacher
+from torchrec_mtl.heads.watched import WatchedGate
 from torchrec_mtl.widths import in_full
 
 # Shapes: B batch, K tasks, D representation.
@@ -55,6 +57,7 @@ class DMMP(Head):
 
     Config = DMMPConfig
     reads_features = True
+    shares_histories = True
 
     def __init__(
         self,
@@ -154,6 +157,12 @@ class DMMP(Head):
             found |= _terms(self.of_batch, output.hidden["in_batch"] * self.options.in_batch_weight, w * (y > 0))
         return found
 
+    def for_inference(self) -> Self:
+        """See `Head`: without the teacher, whose predictions are not deployed."""
+        made = copy.deepcopy(self)
+        made.teacher = None
+        return made
+
     def phases(self, epochs: int) -> Sequence[Phase]:
         """Return one phase, or the teacher's and the student's."""
         if self.options.training == "joint" or self.teacher is None:
@@ -195,6 +204,14 @@ class DMMP(Head):
     def set_progress(self, fraction: float, step: int) -> None:
         """Warm up what is distilled."""
         self._warmth = min(1.0, fraction / self.options.warmup) if self.options.warmup else 1.0
+
+    def watched_gates(self) -> Sequence[WatchedGate]:
+        """Return the teacher's gates over experts, and the users' gate over tasks."""
+        found = [] if self.teacher is None else self.teacher.watched_gates(self.tasks)
+        if self.student.gate is not None:
+            title, gate = "Preference gate", self.student.gate
+            found.append(WatchedGate(title, gate, ("all users",), self.tasks, softmax=True, by_user=True))
+        return found
 
     def _in_batch(self, encoded: Encoded, features: Features) -> Tensor:
         if features.candidates is None:

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.bottoms.base import Representation
-from torchrec_mtl.findings import Finding, TableFinding
-from torchrec_mtl.heads.base import HeadOfKinds, HeadOutput, Phase, PhaseEnd
+from torchrec_mtl.findings import Finding
+from torchrec_mtl.heads.base import Head, HeadOfKinds, HeadOutput, Phase, PhaseEnd
 from torchrec_mtl.heads.chain import chain_logits, chain_names, conditional_predictions
 from torchrec_mtl.heads.compact import CompactNetwork, compacted
+from torchrec_mtl.heads.compact_head import CompactHead
 from torchrec_mtl.heads.growth import Growth
 from torchrec_mtl.heads.layers import StackedLinear, stacked_linear
 from torchrec_mtl.heads.masks import prune, prune_and_grow, rate_of_round, shuffled
 from torchrec_mtl.heads.ncs4cvr_config import NCS4CVRConfig
 from torchrec_mtl.heads.overlap import overlap_findings
-from torchrec_mtl.heads.rounds import Rounds
+from torchrec_mtl.heads.rounds import Rounds, rounds_table
 from torchrec_mtl.heads.subnetworks import SubNetworks
 from torchrec_mtl.heads.towers import split_logits
 from torchrec_mtl.noise import stable_seed
@@ -195,7 +196,8 @@ class NCS4CVR(HeadOfKinds):
         layers = [layer.transpose(1, 2).flatten(1) for layer in self.layers.per_layer(self.rounds.current().cpu())]
         names = tuple(f"layer {i} ({w} x {h})" for i, (h, w) in enumerate(self.layers.shapes, 1))
         shapes = [(w, h) for h, w in self.layers.shapes]
-        return (self._rounds_table(), *overlap_findings(torch.cat(layers, dim=1), shapes, self.tasks, names))
+        table = rounds_table(self.rounds, self._groups, self._metric, shuffled=self.options.masks == "random")
+        return (table, *overlap_findings(torch.cat(layers, dim=1), shapes, self.tasks, names))
 
     def compacted(self, task: str) -> CompactNetwork:
         """Return the network of one task alone, without inputs and units that are dead for it; equal scores.
@@ -211,6 +213,12 @@ class NCS4CVR(HeadOfKinds):
         weights = [weight[0] for weight in self.layers.masked(self._masks(self._index([k])))]
         last, bias = (parameter[k, :, : self.outputs[task]] for parameter in self.last.parameters())
         return compacted([*weights, last.t()], [*self.layers.biases, bias[0]])
+
+    def for_inference(self) -> Head:
+        """See `Head`: each task's network, compacted; itself where no mask leaves anything out."""
+        if self.options.masks == "dense":
+            return self
+        return CompactHead(self, [self.compacted(task) for task in self.tasks], self.chain)
 
     @property
     def _device(self) -> torch.device:
@@ -283,17 +291,3 @@ class NCS4CVR(HeadOfKinds):
             seed = stable_seed(self._seed, self.tasks[k])
             self.rounds.begin(tasks, chosen, shuffled(self.rounds.of_round(k, chosen), self.layers.sizes, seed))
         return chosen
-
-    def _rounds_table(self) -> TableFinding:
-        rows = [
-            (name, number, density, self._metric(tasks), score, "taken" if used else "")
-            for name, tasks in self._groups.items()
-            for number, density, score, used in self.rounds.made(tasks[0])
-        ]
-        return TableFinding(
-            "Rounds of pruning",
-            ("task", "round", "density", "metric", "score", ""),
-            tuple(rows),
-            "density: share of the connections left; score: of the round's network, on the evaluation data"
-            + (", before the connections taken were shuffled." if self.options.masks == "random" else "."),
-        )

@@ -46,6 +46,7 @@ class PEPNet(Head):
     """
 
     reads_features = True
+    shares_histories = True
 
     class Config(HeadConfig):
         """Options of ``head: {type: pepnet}``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.findings import TableFinding
 from torchrec_mtl.heads.masks import pack, unpack
 
 # Shapes: K tasks, A of them, R rounds, N connections of all layers.
@@ -89,3 +90,28 @@ class Rounds(nn.Module):
     def density(self, task: int, number: int) -> float:
         """Return the share of the connections that a round's mask has."""
         return float(self.of_round(task, number).float().mean())
+
+
+def rounds_table(
+    rounds: Rounds, groups: Mapping[str, tuple[int, ...]], metric: Callable[[tuple[int, ...]], str], *, shuffled: bool
+) -> TableFinding:
+    """Return all rounds with their scores.
+
+    Args:
+        rounds: what was found.
+        groups: name -> the tasks that are pruned together.
+        metric: name of what the rounds of these tasks are chosen by.
+        shuffled: whether connections were shuffled after a round was chosen.
+    """
+    rows = [
+        (name, number, density, metric(tasks), score, "taken" if used else "")
+        for name, tasks in groups.items()
+        for number, density, score, used in rounds.made(tasks[0])
+    ]
+    return TableFinding(
+        "Rounds of pruning",
+        ("task", "round", "density", "metric", "score", ""),
+        tuple(rows),
+        "density: share of the connections left; score: of the round's network, on the evaluation data"
+        + (", before the connections taken were shuffled." if shuffled else "."),
+    )

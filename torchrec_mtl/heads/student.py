@@ -104,7 +104,7 @@ class Encoded:
         own = torch.eye(k, dtype=users.dtype, device=users.device)
         # [B, K, K or 1, d]: the user's vector where the items' ones of task k are.
         places = own.unsqueeze(-1) * users.unsqueeze(2) if len(self.items) > 1 else users.unsqueeze(2)
-        blocks = torch.cat([places.flatten(2), own.expand(len(users), -1, -1)], dim=2)
+        blocks = torch.cat([places.flatten(2), own.expand(users.shape[0], -1, -1)], dim=2)
         return self.gate.unsqueeze(-1) * blocks
 
 

@@ -70,4 +70,4 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.baddbmm(bias, x, weight.transpose(1, 2))
     # All networks read the same: their weights are one tall matrix.
     tall = linear(x, weight.flatten(0, 1), bias.repeat(len(weight)))
-    return tall.view(len(x), *weight.shape[:2]).transpose(0, 1)
+    return tall.view(x.shape[0], *weight.shape[:2]).transpose(0, 1)

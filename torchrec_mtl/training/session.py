@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -31,10 +31,12 @@ from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import build_model
 from torchrec_mtl.objective import Objective, StepOutput
+from torchrec_mtl.quiet import leave_out_advice
 from torchrec_mtl.training.candidates import TrainingCandidates
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.constraints import prefetches
 from torchrec_mtl.training.evaluation import Evaluation, evaluate
+from torchrec_mtl.training.gate_use import GateUse
 from torchrec_mtl.training.optim import Optimizers, UpdateMasks
 from torchrec_mtl.training.retrieval import corpus_metrics
 from torchrec_mtl.training.sharding import shard
@@ -111,13 +113,21 @@ class Session:
             if self.sparse_dist is not None:
                 self.sparse_dist.reset()  # after an early end, what is in flight belongs to no later call
 
-    def evaluate(self, files: Sequence[DataFile]) -> Evaluation:
-        """Compute exact metrics over all ranks; the model is left in train mode."""
+    def evaluate(self, files: Sequence[DataFile], *, gates: GateUse | None = None, grouped: bool = False) -> Evaluation:
+        """Compute exact metrics over all ranks; the model is left in train mode.
+
+        Args:
+            files: what to evaluate on.
+            gates: watched meanwhile.
+            grouped: group the rows by prediction, too.
+        """
         self.model.eval()
         batches = self.read(self.reader(files, train=False))
         try:
             with torch.no_grad():
-                evaluation = evaluate(self.run(batches), self.config.tasks)
+                outputs = nullcontext(self.run(batches)) if gates is None else gates.watching(self.run(batches))
+                with outputs as watched:
+                    evaluation = evaluate(watched, self.config.tasks, grouped=grouped)
                 if self.config.retrieval is None:
                     return evaluation
                 found = corpus_metrics(self, files, open_files(self.config.retrieval.items))
@@ -179,7 +189,7 @@ def open_session(
     Raises:
         ValueError: the world size does not fit the batch, or the planner finds no plan.
     """
-    logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_worth_showing)
+    leave_out_advice()
     streams = config.data.streams
     if streams % dist.get_world_size():
         fits = ", ".join(str(n) for n in range(1, streams + 1) if streams % n == 0)
@@ -230,11 +240,6 @@ def _update_masks(objective: Objective, config: RunConfig) -> UpdateMasks | None
         return (*head.update_masks(), *nothing)
 
     return masks
-
-
-def _is_worth_showing(record: logging.LogRecord) -> bool:
-    """Drop torch's advice on a call of TorchRec's, shown once a process by every ``KeyedJaggedTensor``."""
-    return "is_fx_tracing will return true" not in record.getMessage()
 
 
 def _overlaps(config: RunConfig, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from torchrec_mtl.checksums import damage
 from torchrec_mtl.config.text import read_plain
 from torchrec_mtl.training.checkpoint import CheckpointError, Checkpoints
 from torchrec_mtl.training.checkpoint_notes import read_notes
@@ -59,6 +60,12 @@ class StoredRun:
             raise CheckpointError(f"no {which} checkpoint in {checkpoints.folder}; {hint}")
         step = int(written.notes["step"])
         return cls(folder, step, int(written.notes.get("updates", step)), written.checksums, config)
+
+    def check(self) -> None:
+        """Raise ``CheckpointError`` where a file is not what was written."""
+        for name, expected in self.checksums.items():
+            if (problem := damage(self.path / name, expected)) is not None:
+                raise CheckpointError(f"{self.path} is damaged: {problem}; take another checkpoint")
 
     def section(self, *keys: str) -> Any:  # noqa: ANN401
         """Return what the config has under ``keys``, None where nothing."""

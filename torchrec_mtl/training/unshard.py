@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from torchrec_mtl.atomic import whole_file
-from torchrec_mtl.checksums import damage
 from torchrec_mtl.training.checkpoint import CheckpointError
 from torchrec_mtl.training.state_names import read_names
 from torchrec_mtl.training.stored import StoredTensors
@@ -51,7 +50,7 @@ def unshard_run(run: str | Path, out: Path, *, which: Which | None = None, optim
         CheckpointError: there is no checkpoint, or it is damaged.
     """
     found = StoredRun.find(run, which)
-    _check(found)
+    found.check()
     stored = StoredTensors(found.path)
     try:
         with whole_file(out) as partial, tempfile.TemporaryDirectory(prefix=".parts-", dir=out.parent) as scratch:
@@ -64,12 +63,6 @@ def unshard_run(run: str | Path, out: Path, *, which: Which | None = None, optim
         # torch's writer says so when the disk is full.
         raise ValueError(f"cannot write {out}: {str(error).splitlines()[0]}; is the disk full?") from error
     return Unsharded(found.step, len(tensors), sum(t.numel() * t.element_size() for t in tensors))
-
-
-def _check(run: StoredRun) -> None:
-    for name, expected in run.checksums.items():
-        if (problem := damage(run.path / name, expected)) is not None:
-            raise CheckpointError(f"{run.path} is damaged: {problem}; take another checkpoint")
 
 
 def _content(stored: StoredTensors, scratch: Path, *, optimizers: bool) -> dict[str, dict[str, Any]]:
