@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -20,13 +19,12 @@ from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.data.arrow import split_lists
 from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.one_side import OneSidedFile, one_sided
-from torchrec_mtl.data.rows import element_indices
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.retrieval.index import IndexOptions, ItemIndex
+from torchrec_mtl.retrieval.unseen import search_unseen
 from torchrec_mtl.training.checkpoint import Checkpoints
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.retrieval import vectors_of
@@ -77,7 +75,7 @@ def index_run(run: str | Path, items: Sequence[str], out: Path, options: IndexOp
             if index is not None:
                 index.add(ids, vectors)
             else:
-                notes = {"run": str(Path(run).resolve()), "item": retrieval.item}
+                notes = {"run": str(Path(run).resolve()), "item": retrieval.item, "step": _step(loaded[2])}
                 index = ItemIndex.build(ids, vectors, config.task_names, options, notes)
         except ValueError as error:
             raise ValueError(f"items of {files[0].path}, column '{retrieval.item}': {error}") from error
@@ -131,7 +129,7 @@ def search_index(
         try:
             for vectors in vectors_of(_session(loaded, device), files, "user"):
                 hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()
-                ids, scores = _unseen(index, vectors, k, weights, hidden)
+                ids, scores = search_unseen(index, vectors, k, weights, hidden)
                 table = pa.table(
                     {
                         retrieval.query: names.slice(done, len(vectors)),
@@ -146,30 +144,6 @@ def search_index(
             if writer is not None:
                 writer.close()
     return done
-
-
-def _unseen(
-    index: ItemIndex, queries: Floats, k: int, weights: Mapping[str, float], seen: pa.Array | None
-) -> tuple[pa.Array, Floats]:
-    """Return ids [B * k] and scores [B, k] of the best items that are not among the seen ones."""
-    if seen is None:
-        ids, scores = index.search(queries, k, weights)
-        return ids.flatten(), scores
-    starts, lengths, elements = split_lists(seen)
-    # So many more that k are left whatever is taken out.
-    ids, scores = index.search(queries, k + int(lengths.max(initial=0)), weights)
-    wide, found = scores.shape[1], ids.flatten()
-    places = {name: pc.index_in(part, value_set=index.ids) for name, part in (("found", found), ("seen", elements))}
-    codes = {name: part.fill_null(-1).to_numpy(zero_copy_only=False) for name, part in places.items()}
-    owners = np.repeat(np.arange(len(queries)), lengths)
-    there = element_indices(starts, np.concatenate([[0], np.cumsum(lengths)]))
-    rows = np.repeat(np.arange(len(queries)), wide)
-    taken = np.isin(rows * (len(index) + 1) + codes["found"], owners * (len(index) + 1) + codes["seen"][there])
-    taken = taken.reshape(-1, wide) & np.isfinite(scores)  # an empty place is nobody's
-    order = np.argsort(taken, axis=1, kind="stable")[:, :k]
-    gone = np.take_along_axis(taken, order, axis=1)
-    chosen = pa.array((order + np.arange(len(queries))[:, None] * wide).ravel(), mask=gone.ravel())
-    return found.take(chosen), np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, order, axis=1))
 
 
 def _have(files: Sequence[DataFile], column: str) -> bool:
@@ -193,6 +167,12 @@ def _session(loaded: Loaded, device: torch.device) -> Session:
     session = open_session(config, statistics, device, labels=False)
     session.restore(checkpoints, best_or_latest(checkpoints), weights_only=True)
     return session
+
+
+def _step(checkpoints: Checkpoints) -> str:
+    """Return the step of what makes the vectors: a server compares it with that of its bundle."""
+    notes = checkpoints.notes(best_or_latest(checkpoints)) or {}
+    return str(notes.get("step", ""))
 
 
 def _open(patterns: Sequence[str], config: RunConfig, side: Side, key: str) -> tuple[OneSidedFile, ...]:
