@@ -3,7 +3,7 @@
 #   DEVICE=cpu|cuda   environment to use: .venv or .venv-cuda, so that the CPU and CUDA builds of fbgemm never meet
 #   PYTHON=...        interpreter for the environment, 3.11 to 3.13
 #   PIP_ARGS="..."    further arguments for pip, e.g. an index that has CPU builds of torch
-#   ARGS="..."        train: options, then key=value overrides;  test: arguments of pytest
+#   ARGS="..."        train: options, then key=value overrides;  test: arguments of pytest;  docs: of mkdocs
 #   JOBS=2            test: processes; 0 for none but this one, as -s and --pdb need
 
 DEVICE ?= cpu
@@ -22,7 +22,7 @@ export CUDA_VISIBLE_DEVICES :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train test lint format types check doctor wheel image clean
+.PHONY: help setup data train test lint format types check docs doctor wheel image clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -58,6 +58,11 @@ types: setup  ## Check types
 
 check: lint types test  ## All of lint, types, test
 
+# Without the theme's advice on another site generator.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: setup  ## Build the documentation into site/; ARGS=serve shows it while you write
+	mkdocs $(or $(ARGS),build --strict)
+
 doctor: setup  ## Name what is wrong with the environment, and the command that mends it
 	torchrec-mtl doctor
 
@@ -69,6 +74,6 @@ image:  ## Build the container image torchrec-mtl:latest, or :cuda (needs Docker
 		-t torchrec-mtl:$(if $(filter cuda,$(DEVICE)),cuda,latest) .
 
 clean:  ## Remove build products and caches (environments, data and runs stay)
-	rm -rf build dist *.egg-info requirements/fbgemm-gpu-stub/build requirements/fbgemm-gpu-stub/*.egg-info
+	rm -rf build dist site *.egg-info requirements/fbgemm-gpu-stub/build requirements/fbgemm-gpu-stub/*.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find torchrec_mtl components examples tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,26 +1,17 @@
 """The documents' commands and Python, run as they stand."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-# `make test` would run this test; `make train` is the same run as the torchx line, with the set-up before it.
-_LEFT_OUT = ("make test", "make train", "source ", "torchrec-mtl serve")
+from tests.walkthrough import as_in_a_clone, steps, take
 
 
 def blocks(repository, language, document="README.md"):
     text = (repository / document).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-
-
-def commands(repository):
-    lines = [line for block in blocks(repository, "console") for line in block.splitlines() if line.startswith("$ ")]
-    return [line[2:].split("  #")[0].strip() for line in lines]
 
 
 def test_the_quick_start_is_short(repository):
@@ -35,19 +26,11 @@ def test_the_quick_start_is_short(repository):
 def test_the_quick_start_runs(repository, tmp_path):
     if not (repository / "data" / "cdnow" / "train.parquet").exists():
         pytest.skip("data/cdnow is missing: `make test` makes it, or `python examples/cdnow/prepare.py`")
-    for name in ("examples", "benchmarks", "components", "data", ".torchxconfig"):
-        (tmp_path / name).symlink_to(repository / name)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    ran = 0
-    for command in commands(repository):
-        if command.startswith(_LEFT_OUT):
-            continue
-        done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=400
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        ran += 1
-    assert ran >= 7
+    typed = steps(repository / "README.md")
+    as_in_a_clone(tmp_path)
+    for step in typed:
+        take(step, tmp_path)
+    assert len(typed) >= 7
     assert (tmp_path / "runs" / "scores.parquet").exists()
 
 
@@ -56,13 +39,6 @@ def test_the_python_of_the_readme_runs(repository):
     for block in blocks(repository, "python"):
         exec(compile(block, "README.md", "exec"), names)
     assert int(names["hook"].steps) == 1
-
-
-def test_the_python_of_the_gradient_rules_runs(repository):
-    found = blocks(repository, "python", "docs/gradient_rules.md")
-    for block in found:
-        exec(compile(block, "gradient_rules.md", "exec"), {})
-    assert len(found) == 2
 
 
 def test_the_yaml_of_the_readme_is_a_config(repository, tmp_path):
