@@ -13,10 +13,15 @@ import typer
 
 from torchrec_mtl import __version__, doctor
 from torchrec_mtl.cli_check import add_check
-from torchrec_mtl.cli_common import RunDir, errors_for_people, fail
+from torchrec_mtl.cli_common import RunDir, errors_for_people
+from torchrec_mtl.cli_export import add_export
+from torchrec_mtl.cli_new import add_new
 from torchrec_mtl.cli_plan import add_plan
+from torchrec_mtl.cli_report import add_report
 from torchrec_mtl.cli_retrieval import add_retrieval
+from torchrec_mtl.cli_serve import add_serve
 from torchrec_mtl.cli_state import add_state
+from torchrec_mtl.cli_tune import add_tune
 
 app = typer.Typer(
     help="Config-driven multi-task recommenders on TorchRec.",
@@ -69,8 +74,8 @@ def train(
 ) -> None:
     """Train a config, or go on where its run_dir stopped; at the end print the metrics by task.
 
-    Writes to run_dir: config.yaml, statistics.json, init_from.json, metrics.jsonl, metrics.json, findings.json,
-    checkpoints/, tb/.
+    Writes to run_dir: config.yaml, statistics.json, init_from.json, metrics.jsonl, metrics.json, calibration.json,
+    ranks.json, findings.json, checkpoints/, tb/.
     """
     with errors_for_people():
         from rich.console import Console
@@ -123,32 +128,30 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: RunDir,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|BUNDLE", help="The run_dir of a trained run, or a bundle.", show_default=False),
+    ],
     data: DataFiles,
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    compiled: Annotated[bool, typer.Option("--compiled", help="Run a bundle's native code: if you trust it.")] = False,
 ) -> None:
     """Write the key columns of the data and one column of predictions a task, in the order of the input."""
     with errors_for_people():
-        from torchrec_mtl.training.inference import predict_run
+        if not (source / "bundle.json").is_file():
+            from torchrec_mtl.training.inference import predict_run
 
-        rows = predict_run(run, data, out)
+            if compiled:
+                raise ValueError(f"{source} is no bundle, and has no native code; torchrec-mtl export makes one")
+            typer.echo(f"{predict_run(source, data, out)} rows written to {out}")
+            return
+        from torchrec_mtl.serving.files import predict_files
+        from torchrec_mtl.serving.predictor import Predictor
+
+        rows, missing = predict_files(Predictor.load(source, compiled=compiled), data, out)
+        if missing:
+            typer.echo(f"missing columns, whose defaults were taken: {', '.join(missing)}", err=True)
         typer.echo(f"{rows} rows written to {out}")
-
-
-@app.command("report")
-def report_command(
-    run: RunDir,
-    out: Annotated[Path | None, typer.Option(help="HTML file to write; by default RUN/report.html.")] = None,
-) -> None:
-    """Write one HTML page of a run: metrics, curves over its steps, and what its head found."""
-    from torchrec_mtl.report_page.run import write_page
-
-    try:
-        page = write_page(run, out)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    else:
-        typer.echo(f"report written to {page}")
 
 
 @app.command()
@@ -260,6 +263,11 @@ def config_schema() -> None:
 
 
 add_check(app)
+add_new(app)
+add_export(app)
 add_plan(app)
+add_report(app)
 add_retrieval(app)
+add_serve(app)
 add_state(app)
+add_tune(app)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DATA_FILES = {".py", ".yaml", ".typed"}
+DATA_FILES = {".py", ".yaml", ".typed", ".tmpl"}
 
 
 @pytest.fixture(scope="module")

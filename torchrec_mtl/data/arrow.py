@@ -34,6 +34,9 @@ def is_list(kind: pa.DataType) -> bool:
 
 def to_doubles(array: pa.Array) -> Doubles:
     """Return numbers or booleans [N] as float64, null as NaN; the result may be read-only."""
+    if not array.null_count and (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
+        plain: Doubles = array.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)  # in a third of the time
+        return plain
     doubles: Doubles = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return doubles
 

@@ -15,6 +15,7 @@ from torchrec_mtl.data.hashing import hash_integers, hash_strings
 from torchrec_mtl.data.problems import Problems
 from torchrec_mtl.data.rows import Bools, Ints, Jagged
 
+_INT64 = pa.int64()
 NULL_KEY = np.iinfo(np.int64).min
 
 
@@ -96,6 +97,9 @@ class IdEncoder:
 
     def integers(self, array: pa.Array) -> Ints:
         """Return ids [N], hashed where asked for, not yet checked; 0 for null."""
+        if array.type == _INT64 and self.feature.encode != "hash" and not array.null_count:  # most are
+            plain: Ints = array.to_numpy()
+            return plain
         kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
         if is_string(kind):
             hashes, places = hash_strings(array)
@@ -107,7 +111,8 @@ class IdEncoder:
 
     def _find_outside(self, values: Ints, problems: Problems) -> Bools | None:
         """Return which ids are outside the table, None where none is."""
-        if not len(values) or (values.min() >= 0 and values.max() < self.rows):
+        # As unsigned numbers, those below 0 are the largest there are.
+        if not len(values) or values.view(np.uint64).max() < self.rows:
             return None
         outside = (values < 0) | (values >= self.rows)
         count = int(outside.sum())

@@ -183,6 +183,8 @@ def completed(
     """
     given = set(table.column_names)
     missing = [name for name in known if name not in given]
+    if not missing and not strict:  # the usual case, and no time lost
+        return table
     for name in given.difference(known):
         near = nearest(name, known) if strict else nearest(name, missing, likeness=_TYPING_ERROR)
         advice = (elsewhere or {}).get(name) or (f"Did you mean '{near}'?" if near else _listed(known))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 
 import torchrec_mtl
@@ -24,6 +23,7 @@ from torchrec_mtl.quiet import leave_out_advice
 from torchrec_mtl.serving import bundle, parity
 from torchrec_mtl.serving.bundle import ABOUT, COMPILED, FORMAT, PROGRAMS, TABLES, About, Task
 from torchrec_mtl.serving.columns import elements_of
+from torchrec_mtl.serving.inputs import RowInputs
 from torchrec_mtl.serving.layout import Layout, lay_out
 from torchrec_mtl.serving.program import Inputs, Kind, Program, export_program
 from torchrec_mtl.serving.tables import map_tables, write_tables
@@ -188,16 +188,14 @@ def _exported(program: Program, inputs: Inputs, config: RunConfig) -> ExportedPr
         ) from error
 
 
-def example_inputs(
-    layout: Layout, num_dense: int, *, one_user: bool
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]], list[tuple[Tensor, ...]]]:
+def example_inputs(layout: Layout, num_dense: int, *, one_user: bool) -> RowInputs:
     """Return inputs of four rows to trace a program with."""
     rows = 4
     pooled, histories = [], []
     for group in layout.groups(one_user=one_user):
         readers = 1 if one_user and group[0].user else rows
         ids = torch.tensor([field.first for field in group]).repeat_interleave(readers)
-        pooled.append((ids, torch.arange(len(ids)).view(len(group), readers)))
+        pooled.append((ids, torch.arange(len(ids)).view(len(group), readers), torch.ones(len(group), readers, 1)))
     for place, history in enumerate(layout.histories):
         readers, events = 1 if one_user and history.user else rows, 2 + place
         parts = [torch.full((readers * events,), history.first), torch.full((readers,), events)]

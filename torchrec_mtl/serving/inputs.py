@@ -13,7 +13,8 @@ from torchrec_mtl.serving.layout import Field, History, Layout
 
 # Shapes: B rows, F fields of a group, M ids, N events.
 
-RowInputs = tuple[Tensor, list[tuple[Tensor, Tensor]], list[tuple[Tensor, ...]]]
+Group = tuple[Tensor, Tensor, Tensor]
+RowInputs = tuple[Tensor, list[Group], list[tuple[Tensor, ...]]]
 
 
 class InputMaker:
@@ -48,25 +49,28 @@ class InputMaker:
         )
 
 
-def _group(rows: Rows, fields: Sequence[Field]) -> tuple[Tensor, Tensor]:
-    """Return ids [M], as rows of the tables' file, field by field, and where each row's begin, [F, B]."""
+def _group(rows: Rows, fields: Sequence[Field]) -> Group:
+    """Return ids [M], as rows of the tables' file, field by field; where each row's begin, [F, B]; and divisors."""
     names = [field.feature for field in fields]
     firsts = np.array([field.first for field in fields])
     columns = {name: i for i, name in enumerate(rows.single_names)}
     if not any(name in rows.lists for name in names):
         places = [columns[name] for name in names]
         ids = rows.single[:, places].T + firsts[:, None]
+        ones = torch.ones(*ids.shape, 1)
         if rows.present is None:
             starts = np.arange(ids.size).reshape(ids.shape)
-            return torch.from_numpy(ids.reshape(-1)), torch.from_numpy(starts)
+            return torch.from_numpy(ids.reshape(-1)), torch.from_numpy(starts), ones
         present = rows.present[:, places].T
-        return torch.from_numpy(ids[present]), _starts(present)
+        return torch.from_numpy(ids[present]), _starts(present), ones
     parts, lengths = [], np.empty((len(fields), len(rows)), np.int64)
     for i, (name, first) in enumerate(zip(names, firsts)):
         column = rows.lists[name] if name in rows.lists else _as_list(rows, columns[name])
         parts.append(column.flat + first)
         lengths[i] = column.lengths
-    return torch.from_numpy(np.concatenate(parts)), _starts(lengths)
+    divisors = np.maximum(lengths, 1) if fields[0].pooling == "mean" else np.ones_like(lengths)
+    divisor = torch.from_numpy(divisors.astype(np.float32)[:, :, None])
+    return torch.from_numpy(np.concatenate(parts)), _starts(lengths), divisor
 
 
 def _as_list(rows: Rows, column: int) -> Jagged:

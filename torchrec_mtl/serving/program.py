@@ -61,7 +61,7 @@ class Program(nn.Module):
     def forward(
         self,
         dense: Tensor,
-        pooled: Sequence[tuple[Tensor, Tensor]],
+        pooled: Sequence[tuple[Tensor, Tensor, Tensor]],
         histories: Sequence[tuple[Tensor, ...]],
         tables: Sequence[Tensor],
     ) -> Tensor:
@@ -69,14 +69,15 @@ class Program(nn.Module):
 
         Args:
             dense: [B, D0], normalised.
-            pooled: a group each: ids [M] as rows of its file, field by field, and where each row's begin, [F, R].
+            pooled: a group each: ids [M] as rows of its file, field by field; where each row's begin, [F, R]; and what
+                their sum is divided by, [F, R, 1] float32.
             histories: a sequence each: ids [N] as rows of its file, lengths [B] ([1] of one user), and gaps [N] where
                 it has times.
             tables: the files of the layout.
         """
         fields: dict[str, Tensor] = {}
-        for group, (ids, starts) in zip(self.groups, pooled, strict=True):
-            found = _pooled(tables[group[0].file], self.layout.files[group[0].file], ids, starts, group[0].pooling)
+        for group, parts in zip(self.groups, pooled, strict=True):
+            found = _pooled(tables[group[0].file], self.layout.files[group[0].file], *parts)
             if self.kind == "one_user" and group[0].user:
                 found = found.expand(-1, dense.shape[0], -1)
             fields.update(zip((f.name for f in group), found.unbind(0), strict=True))
@@ -117,15 +118,16 @@ def rows_of(table: Tensor, file: TableFile, ids: Tensor) -> Tensor:
     return values
 
 
-def _pooled(table: Tensor, file: TableFile, ids: Tensor, starts: Tensor, pooling: str) -> Tensor:
-    """Return [F, R, d] for ids [M] and starts [F, R]; zeros where a row has none."""
+def _pooled(table: Tensor, file: TableFile, ids: Tensor, starts: Tensor, divisor: Tensor) -> Tensor:
+    """Return [F, R, d] for ids [M], starts [F, R], and divisors [F, R, 1]; zeros where a row has none."""
     if file.bits != 32:
         table, ids = rows_of(table, file, ids), torch.arange(ids.shape[0])
-    found = nn.functional.embedding_bag(ids, table, starts.flatten(), mode=pooling)
-    return torch.unflatten(found, 0, (len(starts), -1))
+    # torch takes five times as long for means.
+    found = nn.functional.embedding_bag(ids, table, starts.flatten(), mode="sum")
+    return torch.unflatten(found, 0, (starts.shape[0], -1)) / divisor
 
 
-Inputs = tuple[Tensor, list[tuple[Tensor, Tensor]], list[tuple[Tensor, ...]], list[Tensor]]
+Inputs = tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]], list[tuple[Tensor, ...]], list[Tensor]]
 
 
 def export_program(program: Program, inputs: Inputs) -> ExportedProgram:
@@ -140,7 +142,7 @@ def export_program(program: Program, inputs: Inputs) -> ExportedProgram:
     one = program.kind == "one_user"
     shapes = (
         any_size,
-        [(any_size, None if one and group[0].user else {1: Dim.DYNAMIC}) for group in program.groups],
+        [(any_size, *[None if one and group[0].user else {1: Dim.DYNAMIC}] * 2) for group in program.groups],
         [
             (any_size, None if one and h.user else any_size, *[any_size] * (len(parts) - 2))
             for h, parts in zip(program.layout.histories, histories, strict=True)
@@ -152,6 +154,7 @@ def export_program(program: Program, inputs: Inputs) -> ExportedProgram:
         program(*inputs)  # names the outputs
         exported = torch.export.export(program, inputs, dynamic_shapes=shapes)
     _forget_where_it_was_made(exported)
+    _cut_out_views(exported)
     _drop_guards(exported)
     return exported
 
@@ -162,6 +165,16 @@ def _forget_where_it_was_made(exported: ExportedProgram) -> None:
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
             node.meta.pop(key, None)
     exported.example_inputs = None
+
+
+def _cut_out_views(exported: ExportedProgram) -> None:
+    """Give tensors that are part of larger ones, or transposed, a storage of their own: torch warns of such."""
+    for held in (exported.state_dict, exported.constants):
+        for name, tensor in held.items():
+            whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+            if not whole or not tensor.is_contiguous():
+                own = tensor.detach().clone(memory_format=torch.contiguous_format)
+                held[name] = nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
 
 
 def _drop_guards(exported: ExportedProgram) -> None:

@@ -24,7 +24,7 @@ _MEMBERS = re.compile(
     r"|data/sample_inputs/model\.pt)"
 )
 _TARGETS = re.compile(
-    r"torch\.ops\.(aten|fbgemm)\.\w+\.\w+"
+    r"torch\.ops\.(aten|fbgemm)\.(?!__)\w+\.(?!__)\w+|torch\.ops\.aten\.__(and|or|xor)__\.(Tensor|Scalar)"
     r"|_operator\.(getitem|add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge|and_|or_)"
     r"|torch\.sym_(max|min|int|float|not|ite|sum)|math\.(ceil|floor|trunc)"
 )
@@ -144,7 +144,7 @@ def _of_strings(value: Any, key: str) -> Iterator[str]:  # noqa: ANN401
 
 def _fits(value: str, key: str) -> bool:
     if key == "target":
-        return bool(_TARGETS.fullmatch(value)) and not _HIDDEN.search(value) and not _FILE_OPERATIONS.fullmatch(value)
+        return bool(_TARGETS.fullmatch(value)) and not _FILE_OPERATIONS.fullmatch(value)
     if key == "expr_str":
         return bool(_SIZES.fullmatch(value)) and all(_WORDS.fullmatch(word) for word in re.findall(r"\w+", value))
     return bool(_NAMES.fullmatch(value)) and not _HIDDEN.search(value)

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.serving_runs import eager, layout_of, model_of, tables_of
 from torchrec_mtl.config.load import parse
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.encode import Encoder
+from torchrec_mtl.model import build_model
 from torchrec_mtl.serving.export import example_inputs
 from torchrec_mtl.serving.inputs import InputMaker
 from torchrec_mtl.serving.layout import TableFile, lay_out
 from torchrec_mtl.serving.program import Program, export_program, rows_of
+from torchrec_mtl.testing.export_contract import eager, tables_of
 
 FEATURES: dict[str, Any] = {
     "tables": [
@@ -82,8 +83,8 @@ def test_any_rows_reach_the_tables_as_in_training(bottom: str, full: bool):
     if bottom == "dtrn":
         features = config.features.model_copy(update={"sequences": config.features.sequences[:1]})
         config = config.model_copy(update={"features": features})
-    model = model_of(config)
-    layout = layout_of(model, config)
+    model = build_model(config, {}, tables="cpu").eval()
+    layout = lay_out(config.features, model.objective.reader.spec)
     tables = tables_of(model, layout)
     encoder = Encoder(config.data, config.features, config.tasks, labels=False)
     program, make = Program(model.objective, layout, "rows"), InputMaker(layout, one_user=False)
@@ -101,11 +102,11 @@ def test_any_rows_reach_the_tables_as_in_training(bottom: str, full: bool):
 def test_inputs_say_which_rows_of_which_file():
     """Against a dictionary of rows, for one table of two features and a list."""
     config = config_of("concat")
-    layout = layout_of(model_of(config), config)
+    layout = lay_out(config.features, build_model(config, {}, tables="cpu").objective.reader.spec)
     encoder = Encoder(config.data, config.features, config.tasks, labels=False)
     table = table_of(6)
     _, pooled, histories = InputMaker(layout, one_user=False)(encoder.encode(table, "t"))
-    for group, (ids, starts) in zip(layout.groups(one_user=False), pooled, strict=True):
+    for group, (ids, starts, divisor) in zip(layout.groups(one_user=False), pooled, strict=True):
         ends = [*starts.flatten().tolist()[1:], len(ids)]
         found = [ids[a:b].tolist() for a, b in zip(starts.flatten().tolist(), ends, strict=True)]
         wanted = []
@@ -114,6 +115,8 @@ def test_inputs_say_which_rows_of_which_file():
                 mine = value if isinstance(value, list) else [] if value is None else [value]
                 wanted.append([field.first + i for i in mine])
         assert found == wanted
+        mean = group[0].pooling == "mean"
+        assert divisor.flatten().tolist() == [max(1, len(w)) if mean else 1 for w in wanted]
     for history, (ids, lengths, *_) in zip(layout.histories, histories, strict=True):
         longest = {s.name: s.max_length for s in config.features.sequences}[history.name]
         kept = [value[-longest:] for value in table[history.feature].to_pylist()]
@@ -123,13 +126,13 @@ def test_inputs_say_which_rows_of_which_file():
 
 def test_tables_of_one_width_and_type_share_a_file():
     config = config_of("concat")
-    layout = layout_of(model_of(config), config)
+    layout = lay_out(config.features, build_model(config, {}, tables="cpu").objective.reader.spec)
     assert [(f.name, f.rows, f.dim, f.bits) for f in layout.files] == [
         ("dim8-bits32.npy", 70, 8, 32),
         ("dim4-bits32.npy", 40, 4, 32),
         ("dim4-bits16.npy", 30, 4, 16),
     ]
-    quantised = lay_out(config.features, model_of(config).objective.reader.spec, 4)
+    quantised = lay_out(config.features, build_model(config, {}, tables="cpu").objective.reader.spec, 4)
     assert [(f.rows, f.dim, f.width) for f in quantised.files] == [(70, 8, 8), (70, 4, 6)]
     assert {(t.table, t.file, t.first) for t in layout.tables} == {
         ("user", 0, 0),
