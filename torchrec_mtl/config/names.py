@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_SHOWN = 20
 
 
 def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
@@ -27,4 +29,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = nearest(name, choices)
     if near is not None:
         return f" Did you mean '{near}'?"
-    return f" Known: {', '.join(choices)}." if choices else ""
+    return f" {listed(choices)}" if choices else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message; of very many only the first.
+
+    Example:
+        >>> listed(["click", "like"])
+        'Known: click, like.'
+    """
+    more = len(names) - _SHOWN
+    shown = names if more <= 1 else [*names[:_SHOWN], f"and {more} others"]
+    return f"Known: {', '.join(shown) or 'none'}."

@@ -54,7 +54,7 @@ class IdEncoder:
             Ids in 0 .. rows - 1, and how long ago each was where the feature has ``times``.
         """
         array = get_array(table, self.feature.source)
-        if isinstance(self.feature, SequenceConfig) or is_list(array.type):
+        if isinstance(self.feature, SequenceConfig) or (array.type != _INT64 and is_list(array.type)):
             return self._encode_lists(array, table, problems)
         return self._encode_single(array, problems)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from torchrec_mtl.config.data import DataConfig
 from torchrec_mtl.config.features import FeaturesConfig, SequenceConfig, Side, SparseConfig
-from torchrec_mtl.config.names import nearest
+from torchrec_mtl.config.names import listed, nearest
 from torchrec_mtl.data.columns import Role, config_columns
 
 Elements = Literal["integers", "strings"]
@@ -187,13 +187,9 @@ def completed(
         return table
     for name in given.difference(known):
         near = nearest(name, known) if strict else nearest(name, missing, likeness=_TYPING_ERROR)
-        advice = (elsewhere or {}).get(name) or (f"Did you mean '{near}'?" if near else _listed(known))
+        advice = (elsewhere or {}).get(name) or (f"Did you mean '{near}'?" if near else listed(known))
         if strict or near:
             raise ValueError(f"{what}: nothing reads a column '{name}'. {advice}")
     found = [name for name in known if name in given]
     nulls = [pa.nulls(table.num_rows)] * len(missing)
     return pa.Table.from_arrays([*table.select(found).columns, *nulls], names=[*found, *missing])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"Known: {', '.join(names) or 'none'}."
