@@ -3,9 +3,9 @@
     python -m benchmarks.serving runs/kuairand-htlnet [--compile] [--http]
 
 The trained run is exported as it is, with tables of 8 and 4 bits, and with native code where that is asked for. All
-sides get the same columns of the run's test data (Arrow) and give predictions back, in turn, one process and thread: the
-trainer's model ("eager") unsharded, with its own encoder and batches; the bundle with its predictor. One user with 500
-candidates is 500 rows to the eager model. Ratios are within a repeat.
+sides get the same columns of the run's test data (Arrow) and give predictions back, in turn, one process and thread:
+the trainer's model ("eager") unsharded, with its own encoder and batches; the bundle with its predictor. One user with
+500 candidates is 500 rows to the eager model. Ratios are within a repeat.
 """
 
 from __future__ import annotations
