@@ -1,10 +1,11 @@
 """What a bundle is worth: its speed against the trainer's model, what HTTP adds, and what quantised tables cost.
 
-    python -m benchmarks.serving runs/kuairand-htlnet [--compile] [--http]
+    python -m benchmarks.serving runs/kuairand-htlnet [--compile]
 
 The trained run is exported as it is, with tables of 8 and 4 bits, and with native code where that is asked for. All
 sides get the same columns of the run's test data (Arrow) and give predictions back, in turn, one process and thread:
-the trainer's model ("eager") unsharded, with its own encoder and batches; the bundle with its predictor. One user with
+the trainer's model ("eager") unsharded, with its own encoder and batches, and without its losses; the bundle with its
+predictor. One user with
 500 candidates is 500 rows to the eager model. Ratios are within a repeat.
 """
 
@@ -23,10 +24,13 @@ import pyarrow as pa
 import torch
 
 from benchmarks.measured import Aim, Figure, Spread, as_markdown, interleave, ratios
-from benchmarks.serving_http import Latency, measure_http
+from benchmarks.serving_http import Question, measure_http
 from torchrec_mtl.bench.machine import machine, versions
+from torchrec_mtl.data.batch import Batch
 from torchrec_mtl.data.encode import Encoder
 from torchrec_mtl.data.files import open_files, read_tables
+from torchrec_mtl.model import MultiTaskModel
+from torchrec_mtl.objective import predict, represent
 from torchrec_mtl.serving.export import Options, export_run, trained_model
 from torchrec_mtl.serving.parity import files_to_compare
 from torchrec_mtl.serving.predictor import Predictor
@@ -83,16 +87,25 @@ def eager(run: Path, scratch: Path) -> Call:
         rows = encoder.encode(table, "benchmark")
         batch = encoder.batch(rows, slots=np.arange(len(rows)), step=0, global_size=len(rows))
         with torch.no_grad():
-            return model(batch)[1].predictions
+            return _scores(model, batch)
 
     return call
+
+
+def _scores(model: MultiTaskModel, batch: Batch) -> torch.Tensor:
+    """Return the predictions alone: a forward of training also computes losses."""
+    part = model.objective
+    embedded = part.reader.read(*model.embeddings(batch))
+    features = part.reader.features(embedded, batch, part.seed)
+    out = part.head(represent(features, part.bottoms, part.head, part.tasks))
+    return predict(out, part.losses, part.consistency, part.tasks)
 
 
 def compare_batches(sides: dict[str, Call], table: pa.Table, calls: int, repeats: int) -> list[Figure]:
     """Return the milliseconds of a batch, by size and side."""
     figures = []
     for size in _SIZES:
-        parts = [table.slice(size * i % (table.num_rows - size), size) for i in range(8)]
+        parts = [table.slice(size * i % (table.num_rows - size + 1), size) for i in range(8)]
         few = max(5, calls // max(1, size // 50))
         times = interleave({name: partial(_batch_ms, call, parts, few) for name, call in sides.items()}, repeats)
         for name, found in times.items():
@@ -110,43 +123,39 @@ def _batch_ms(call: Call, parts: Sequence[pa.Table], calls: int) -> float:
     return (time.perf_counter() - start) / calls * 1000
 
 
-def one_user(sides: dict[str, Call], predictors: dict[str, Predictor], table: pa.Table, calls: int) -> str:
-    """Return a table of milliseconds: one user, many candidates."""
+def one_user(
+    whole: Call, predictors: dict[str, Predictor], bundle: Path, table: pa.Table, *, calls: int, repeats: int
+) -> str:
+    """Return a table of milliseconds, one user with many candidates: over HTTP, and in this process."""
     first = next(iter(predictors.values()))
     mine = [column.name for column in first.columns if column.sides == ("user",)]
     others = [column.name for column in first.columns if column.sides != ("user",)]
-    candidates = table.slice(0, _CANDIDATES)
-    user = {name: table[name][0].as_py() for name in mine}
-    same = candidates
-    for name in mine:
-        column = same[name].take(pa.array(np.zeros(_CANDIDATES, np.int64)))
-        same = same.set_column(same.column_names.index(name), name, column)
-    given = candidates.select(others)
-    ways: dict[str, Callable[[], object]] = {"eager, in this process": lambda: sides["eager"](same)}
+    questions, rows = [], []
+    for start in range(0, table.num_rows - _CANDIDATES + 1, _CANDIDATES):
+        part = table.slice(start, _CANDIDATES)
+        questions.append(
+            Question({name: part[name][0].as_py() for name in mine}, {name: part[name].to_pylist() for name in others})
+        )
+        for name in mine:
+            column = part[name].take(pa.array(np.zeros(_CANDIDATES, np.int64)))
+            part = part.set_column(part.column_names.index(name), name, column)
+        rows.append(part)
+    beside: dict[str, Callable[[int], object]] = {"eager, rows in Arrow": lambda i: whole(rows[i % len(rows)])}
     for name, predictor in predictors.items():
-        ways[f"{name}, rows"] = lambda predictor=predictor: predictor(same)
-        ways[f"{name}, one user"] = lambda predictor=predictor: predictor.score(user, given)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-    for _ in range(calls):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - start)
-    lines = ["| 1 user x 500 candidates | p50 ms | p95 ms | p99 ms | calls/s |", "| --- | ---: | ---: | ---: | ---: |"]
-    for name, seconds in times.items():
-        found = Latency.of(seconds)
-        rate = len(seconds) / sum(seconds)
-        lines.append(f"| {name} | {found.p50:.2f} | {found.p95:.2f} | {found.p99:.2f} | {rate:.0f} |")
-    return "\n".join(lines)
+        beside[f"{name}, rows in Arrow"] = lambda i, predictor=predictor: predictor(rows[i % len(rows)])  # type: ignore[misc]
+        beside[f"{name}, one user in Arrow"] = lambda i, predictor=predictor: predictor.score(  # type: ignore[misc]
+            questions[i % len(rows)].user, rows[i % len(rows)].select(others)
+        )
+    found = measure_http(
+        bundle, candidates=_CANDIDATES, calls=calls, repeats=repeats, questions=questions, beside=beside
+    )
+    return found.table()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--compile", action="store_true", help="native code, too: minutes of compiling")
-    parser.add_argument("--http", action="store_true", help="measure the server, too")
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--rows", type=int, default=10_000)
@@ -166,9 +175,10 @@ def main() -> None:
         sides: dict[str, Call] = {"eager": eager(args.run, folder / "scratch"), **predictors}
         table = _rows(args.run, predictors["bundle"])
         print(as_markdown("Columns in, predictions out", compare_batches(sides, table, args.calls, args.repeats)))
-        print("\n### One user\n\n" + one_user(sides, predictors, table, args.calls))
-        if args.http:
-            print("\n### HTTP\n\n" + measure_http(folder / "bundle", candidates=_CANDIDATES, calls=args.calls).table())
+        told = one_user(
+            sides["eager"], predictors, folder / "bundle", table, calls=args.calls, repeats=min(args.repeats, 3)
+        )
+        print(f"\n### One user, {_CANDIDATES} candidates\n\n{told}")
 
 
 def _rows(run: Path, predictor: Predictor) -> pa.Table:

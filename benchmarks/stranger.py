@@ -2,8 +2,8 @@
 
     python -m benchmarks.stranger [--folder DIR]
 
-Clones the last commit into an empty folder and types what README and docs/extend.md say, with no environment there and
-whatever pip has cached. Downloads are part of it, so times are of this machine and its network.
+Clones the last commit into an empty folder and types what README says, then what `torchrec-mtl new` prints, with no
+environment there and whatever pip has cached. Downloads are part of it, so times are of this machine and its network.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from pathlib import Path
 from torchrec_mtl.bench.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+ENTER = "source .venv/bin/activate"
+ENTER_HEAD = f"{ENTER} && cd my_head"
 TO_A_REPORT = (
     ("make train", "make train"),
-    ("report", ".venv/bin/torchrec-mtl report runs/cdnow-htlnet"),
+    ("report", f"{ENTER} && torchrec-mtl report runs/cdnow-htlnet"),
 )
 TO_A_HEAD = (
-    ("torchrec-mtl new head", ".venv/bin/torchrec-mtl new head my_head"),
-    ("install it", '.venv/bin/pip install --quiet --no-deps --no-build-isolation -e "my_head[test]"'),
-    ("its tests", "cd my_head && ../.venv/bin/python -m pytest -q"),
-    ("train it", "cd my_head && ../.venv/bin/torchrec-mtl train train.yaml"),
+    ("torchrec-mtl new head", f"{ENTER} && torchrec-mtl new head my_head"),
+    ("install it", f'{ENTER_HEAD} && pip install -e ".[test]"'),
+    ("its tests", f"{ENTER_HEAD} && python -m pytest"),
+    ("train it", f"{ENTER_HEAD} && torchrec-mtl train train.yaml"),
 )
 
 

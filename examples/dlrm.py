@@ -198,6 +198,7 @@ def main() -> None:
     device = join()
     torch.manual_seed(0)
     model = shard(make_model(device), device, args.batch_size)
+    torch.manual_seed(dist.get_rank())  # what training draws (dropout, sampled labels) is of a rank's own rows
     fit(model, device, read(args.data, "train"), args.batch_size, args.epochs)
     report(*predict(model, device, read(args.data, "test"), args.batch_size))
     dist.destroy_process_group()

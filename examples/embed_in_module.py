@@ -87,6 +87,7 @@ def main() -> None:
     torch.manual_seed(0)
     # Where one task comes before another, attention over it has nothing to choose: some of its weights get no gradient.
     model = DistributedDataParallel(Model().to(device), static_graph=True)
+    torch.manual_seed(dist.get_rank())  # labels that HTLNet samples are of a rank's own rows
     fit(model, device, dlrm.read(args.data, "train"), args.batch_size, args.epochs)
     dlrm.report(*dlrm.predict(model, device, dlrm.read(args.data, "test"), args.batch_size))
     dist.destroy_process_group()

@@ -13,6 +13,7 @@ from types import ModuleType
 
 _FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1``` *$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- not run: *(.*?) *-->\s*\Z", re.DOTALL)
+_INLINE = re.compile(r"`(torchx run [^`\n]+)`")
 SHELL = {"", "console", "bash", "sh"}
 LANGUAGES = {*SHELL, "python", "yaml", "text", "diff", "toml", "json", "html", "mermaid"}
 
@@ -50,6 +51,12 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def inline_launches(page: Path) -> list[Block]:
+    """What a page launches in the middle of a sentence or a table, ``torchx run ...`` between backquotes."""
+    text = _FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), page.read_text(encoding="utf-8"))
+    return [Block(page, text.count("\n", 0, m.start()) + 1, "console", m[1], None) for m in _INLINE.finditer(text)]
+
+
 def run_python(found: list[Block]) -> dict[str, object]:
     """Run blocks of one page, each going on where the one before ended, in a module that can be imported by name.
 
@@ -75,10 +82,10 @@ def run_python(found: list[Block]) -> dict[str, object]:
         del sys.modules[module.__name__]
 
 
-def command_lines(block: Block) -> Iterator[list[str]]:
-    """Words of each ``torchrec-mtl`` command of a block, without comments and what is behind a pipe or an ``&&``."""
+def command_lines(block: Block, program: str = "torchrec-mtl") -> Iterator[list[str]]:
+    """Words of each command of a block behind its program, without comments and what is behind a pipe or an ``&&``."""
     for line in block.text.replace("\\\n", " ").splitlines():
-        if not line.removeprefix("$ ").startswith("torchrec-mtl "):
+        if not line.removeprefix("$ ").startswith(f"{program} "):
             continue
         words = shlex.split(line.removeprefix("$ "), comments=True)
         ends = [i for i, word in enumerate(words) if word in {"|", "&&", ";", ">", "&", "||"}]

@@ -13,7 +13,7 @@ import typer
 
 from torchrec_mtl import __version__, doctor
 from torchrec_mtl.cli_check import add_check
-from torchrec_mtl.cli_common import RunDir, errors_for_people
+from torchrec_mtl.cli_common import RunDir, errors_for_people, errors_of_serving
 from torchrec_mtl.cli_export import add_export
 from torchrec_mtl.cli_new import add_new
 from torchrec_mtl.cli_plan import add_plan
@@ -137,14 +137,15 @@ def predict(
     compiled: Annotated[bool, typer.Option("--compiled", help="Run a bundle's native code: if you trust it.")] = False,
 ) -> None:
     """Write the key columns of the data and one column of predictions a task, in the order of the input."""
-    with errors_for_people():
-        if not (source / "bundle.json").is_file():
+    if not (source / "bundle.json").is_file():
+        with errors_for_people():
             from torchrec_mtl.training.inference import predict_run
 
             if compiled:
                 raise ValueError(f"{source} is no bundle, and has no native code; torchrec-mtl export makes one")
             typer.echo(f"{predict_run(source, data, out)} rows written to {out}")
-            return
+        return
+    with errors_of_serving():
         from torchrec_mtl.serving.files import predict_files
         from torchrec_mtl.serving.predictor import Predictor
 
@@ -205,17 +206,19 @@ def doctor_command() -> None:
         raise typer.Exit(1)
 
 
-Listed = Literal["heads", "bottoms", "losses", "rules"]
+Listed = Literal["heads", "bottoms", "losses", "rules", "sinks"]
 
 
 @app.command("list")
 def list_command(kind: Annotated[Listed, typer.Argument(help="What to list.", show_default=False)]) -> None:
-    """List the built-in and installed heads, bottoms, losses, or gradient rules."""
+    """List the built-in and installed heads, bottoms, losses, gradient rules, or sinks."""
     from torchrec_mtl import registry
 
     singular: dict[str, registry.Kind] = {"heads": "head", "bottoms": "bottom", "losses": "loss", "rules": "rule"}
-    found = registry.listing(singular[kind])
-    width = max(len(name) for name, _ in found)
+    found = registry.listing(singular.get(kind, "sink"))
+    if not found:
+        typer.echo(f"no {kind} are installed; a class of yours is named by its path, package.module:Class", err=True)
+    width = max((len(name) for name, _ in found), default=0)
     for name, description in found:
         typer.echo(f"{name:<{width}}  {description}")
 

@@ -56,6 +56,20 @@ def errors_for_people() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def errors_of_serving() -> Iterator[None]:
+    """As `errors_for_people`, without what trains: whoever serves may have neither TorchRec nor TorchX."""
+    try:
+        doctor.require_healthy()
+        yield
+    except (OSError, doctor.EnvironmentMismatchError) as error:
+        fail(str(error))
+    except (ValueError, ImportError) as error:
+        if not is_ours(error):
+            raise
+        fail(str(error))
+
+
 def tell_torchrun(error: Exception) -> None:
     """Leave the error where torchrun looks for the first one of its ranks, for the summary that it prints."""
     if _ERROR_FILE in os.environ:

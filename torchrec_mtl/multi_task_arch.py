@@ -43,7 +43,7 @@ class MultiTaskArch(nn.Module):
 
     Raises:
         ValueError: losses of other tasks than the head's, or with another number of logits; a head that trains in
-            phases, which only this library's trainer goes through.
+            phases, which only this library's trainer goes through, or one that wants tables of each task.
 
     Example:
         >>> from torchrec_mtl import HTLNet
@@ -85,7 +85,7 @@ class MultiTaskArch(nn.Module):
 
         Args:
             x: [B, D], what the over-arch read; or a representation, for heads that read more.
-            labels: [B, K].
+            labels: [B, K]; may be nan where the weight is 0.
             pooled: output of the tables, from which ``x`` was computed; where the gradient rule acts.
             sparse: the ids that were looked up, for ``exact="rows"``.
             weights: [B, K], 0 where a task has no label; None: 1 everywhere.
@@ -98,25 +98,28 @@ class MultiTaskArch(nn.Module):
             ValueError: labels or weights of another shape; a gradient rule, but no ``pooled``.
         """
         weights = torch.ones_like(labels) if weights is None else weights
-        self._check(labels, weights, pooled)
-        out: HeadOutput = self.head(Representation(x) if isinstance(x, Tensor) else x)
+        representation = Representation(x) if isinstance(x, Tensor) else x
+        self._check(representation.shared.shape[0], labels, weights, pooled)
+        out: HeadOutput = self.head(representation)
         losses, shown = self._losses(out, labels, weights)
         loss = self._total(losses, pooled, sparse)
         loss = loss + sum(out.penalties.values(), start=loss.new_zeros(()))
         return loss, (shown, self._predictions(out), labels)
 
-    def _check(self, labels: Tensor, weights: Tensor, pooled: object) -> None:
+    def _check(self, rows: int, labels: Tensor, weights: Tensor, pooled: object) -> None:
         for name, value in (("labels", labels), ("weights", weights)):
-            if value.dim() != 2 or value.shape[1] != len(self.tasks):
+            if value.shape != (rows, len(self.tasks)):
                 raise ValueError(
-                    f"{name}: expected [B, {len(self.tasks)}], a column for each of {', '.join(self.tasks)}, found "
-                    f"{list(value.shape)}"
+                    f"{name}: expected [B, {len(self.tasks)}], a column for each of {', '.join(self.tasks)}, and B = "
+                    f"{rows} rows as in x; found {list(value.shape)}"
                 )
         if self.hook is not None and pooled is None:
             raise ValueError("a gradient rule acts where the tasks meet: pass the tables' output as pooled=")
 
     def _losses(self, out: HeadOutput, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses [T] as they are summed, and as they are shown."""
+        # A label that weighs nothing may be nan, and 0 * nan is nan in backward. Every loss takes 1, not each takes 0.
+        labels = torch.where(weights > 0, labels, 1.0)
         values = [loss(out.logits[t], labels[:, k]) for k, (t, loss) in enumerate(zip(self.tasks, self.losses))]
         terms = self.head.terms(out, labels, weights)
         extra = [terms[name] for name in (*self.head.term_names, *self.head.constraint_names)]
@@ -147,6 +150,11 @@ def _refuse(head: Head, losses: Mapping[str, LossChoice]) -> None:
         raise ValueError(f"losses: the head has no task '{unknown[0]}'.{did_you_mean(unknown[0], tasks)}")
     if missing := [name for name in tasks if name not in losses]:
         raise ValueError(f"losses: name one for each task of the head; missing: {', '.join(missing)}")
+    if head.tables != "shared":
+        raise ValueError(
+            f"{type(head).__name__} wants tables of each task (tables = '{head.tables}'), and here all tasks read the "
+            "same; take a head of shared tables, or train it from a YAML (torchrec-mtl train)"
+        )
     if len(phases := head.phases(1)) > 1:
         raise ValueError(
             f"{type(head).__name__} trains in phases ({', '.join(p.name for p in phases[:3])}, ...), which a plain "

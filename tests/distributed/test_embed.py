@@ -130,6 +130,40 @@ def test_htlnet_in_a_plain_module_learns_and_two_ranks_equal_one_process(rows: P
     assert_learned(two[0])
 
 
+def draw_where_training_begins(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Runs in a rank: of each script, the first layer of its model and the first number that training draws."""
+    found = {}
+    for name in ("dlrm", "embed_in_dlrm", "embed_in_module"):
+        script = load(name)
+        parts = getattr(script, "dlrm", script)
+
+        def fit(model: Any, *_: Any, name: str = name) -> None:
+            dense = next(p for key, p in model.named_parameters() if "dense_arch" in key or "head" in key)
+            found[name] = (dense.detach().clone(), torch.rand(1))
+
+        with (
+            patch.object(sys, "argv", [name, "--data", str(folder)]),
+            patch.object(parts, "join", lambda: CPU),
+            patch.object(parts, "predict", lambda *_: ()),
+            patch.object(parts, "report", lambda: None),
+            patch.object(script, "fit", fit),
+            patch.object(dist, "destroy_process_group"),
+        ):
+            script.main()
+    return found
+
+
+@pytest.mark.distributed
+def test_ranks_begin_with_the_same_model_and_then_draw_apart(rows: Path) -> None:
+    first, second = run_ranks(draw_where_training_begins, 2, rows)
+    assert len(first) == 3
+    for name, (layer, _) in first.items():
+        assert torch.equal(layer, second[name][0]), name
+        # Not merely other numbers: making the tables of a rank draws some already.
+        for rank, found in enumerate((first, second)):
+            assert torch.equal(found[name][1], torch.rand(1, generator=torch.Generator().manual_seed(rank))), name
+
+
 def step_by_hand(folder: Path) -> dict[str, Any]:
     """Runs in a rank: Algorithm 1 on ordinary tables, and row-wise Adagrad's first step written out."""
     script = load("embed_in_dlrm")

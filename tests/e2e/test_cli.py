@@ -175,6 +175,19 @@ def test_list_names_the_built_ins(cli, kind, names):
     assert names <= {line.split()[0] for line in done.stdout.splitlines()}
 
 
+def test_sinks_are_all_of_others(cli, tmp_path, monkeypatch):
+    done = cli("list", "sinks")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no sinks are installed; a class of yours is named by its path" in done.stderr
+    point = tmp_path / "mine-1.dist-info" / "entry_points.txt"
+    point.parent.mkdir()
+    point.write_text("[torchrec_mtl.sinks]\nmlflow = mine.sinks:MLflowSink\n")
+    (point.parent / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = cli("list", "sinks")
+    assert done.stdout == "mlflow  mine.sinks:MLflowSink\n"
+
+
 def test_a_bad_id_is_reported_before_training_with_file_column_and_count(small, cli, tmp_path):
     table = pq.read_table(small / "train.parquet")
     ids = table["user_id"].to_numpy().copy()

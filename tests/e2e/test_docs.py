@@ -1,6 +1,10 @@
 """The documents' code: Python runs as it stands, whole configs are configs, commands are commands there are."""
 
+import argparse
+import contextlib
+import io
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +12,12 @@ import pytest
 import torch
 import typer
 import yaml
+from torchx.cli.argparse_util import ArgOnceAction, torchxconfig
+from torchx.cli.cmd_run import CmdRun, _parse_component_name_and_args
+from torchx.specs.builders import materialize_appdef
+from torchx.specs.finder import get_component
 
-from tests.documents import LANGUAGES, SHELL, Block, blocks, command_lines, run_python
+from tests.documents import LANGUAGES, SHELL, Block, blocks, command_lines, inline_launches, run_python
 from torchrec_mtl.cli import app
 from torchrec_mtl.config.load import load_config
 
@@ -43,6 +51,9 @@ def test_the_code_of_a_page_is_right(page, tmp_path, monkeypatch):
     for block in to_run(page, *SHELL):
         for words in command_lines(block):
             check_command(block, words)
+    for block in [*to_run(page, *SHELL), *inline_launches(page)]:
+        for words in command_lines(block, "torchx"):
+            check_launch(block, words)
 
 
 def check_yaml(block, folder):
@@ -79,6 +90,32 @@ def parse(words):
         word, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(word, rest, parent=context)
     return context.params
+
+
+def check_launch(block, words):
+    """There is such a component, with such options; and what it would start is a command or a script that there is."""
+    started, said = f"{block}: torchx {' '.join(words)}", io.StringIO()
+    try:
+        with contextlib.chdir(ROOT), contextlib.redirect_stderr(said):
+            component, options = parse_launch(words)
+            app = materialize_appdef(get_component(component).fn, options)
+    except (Exception, SystemExit) as error:  # argparse ends the program, having said why
+        raise AssertionError(f"{started}: {error} {said.getvalue()}") from error
+    if component == "dist.ddp":
+        script = options[options.index("--script") + 1]
+        assert (ROOT / script).is_file(), f"{started}: there is no {script}"
+        return
+    line = shlex.split(app.roles[0].args[-1])
+    check_command(block, line[line.index("torchrec_mtl") + 1 :])
+
+
+def parse_launch(words):
+    """Return the component of ``torchx run`` and its options."""
+    for action in (torchxconfig, ArgOnceAction):
+        action.called_args.clear()  # of the process, which sees one command line elsewhere
+    parser = argparse.ArgumentParser(prog="torchx run")
+    CmdRun().add_arguments(parser)
+    return _parse_component_name_and_args(parser.parse_args(words[1:]).component_name_and_args, parser)
 
 
 def page_of(folder, text):
@@ -135,6 +172,32 @@ def test_a_command_that_there_is_not_is_told(line, message, tmp_path):
     [words] = command_lines(block)
     with pytest.raises(AssertionError, match=message):
         check_command(block, words)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("torchx run components/train.py:htlnt", "htlnt"),
+        ("torchx run components/train.py:htlnet --nprocs 2", "unrecognized arguments: --nprocs"),
+        ("torchx run --dry components/train.py:htlnet train.epochs=1 --nproc 2", "options come before"),
+        ("torchx run components/train.py:htlnet train.epoch=1", "Did you mean 'epochs'"),
+        ("torchx run components/train.py:dtrn --config examples/kuairand/dtrn.yaml head.rounds=1", "rounds"),
+        ("torchx run -s slrm components/train.py:htlnet", "invalid choice: 'slrm'"),
+        ("torchx run dist.ddp -j 1x2 --script examples/embed_in_dlrn.py", "there is no examples/embed_in_dlrn.py"),
+        (
+            "torchx run components/serving.py:serve --bundle DIR --args '--acess-log yes'",
+            "No such option: --acess-log",
+        ),
+    ],
+)
+def test_a_launch_that_fails_is_told(line, message, tmp_path):
+    text = f"# Page\n\nIn a sentence `{line}`.\n"
+    [inline] = inline_launches(page_of(tmp_path, text))
+    assert (inline.line, inline.text) == (3, line)
+    block = Block(tmp_path / "page.md", 7, "console", f"$ {line}  # so", None)
+    [words] = command_lines(block, "torchx")
+    with pytest.raises(AssertionError, match=message):
+        check_launch(block, words)
 
 
 def test_comments_and_what_follows_a_command_are_no_words_of_it(tmp_path):

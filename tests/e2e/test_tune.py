@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.pages import well_formed
+from tests.planted_run import write_planted_run
 from torchrec_mtl.cli import app
-from torchrec_mtl.data.synthetic import make_config, make_table
 
 SPACE = {
     "search": {"optim.dense.lr": {"low": 0.001, "high": 0.1, "log": True}},
@@ -49,12 +49,7 @@ class Moody(SharedBottom):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """``run.yaml``, its data, ``space.yaml``, and a module ``tune_plugin``."""
-    for name, rows, seed in (("train", 640, 0), ("validation", 400, 1), ("test", 400, 2)):
-        pq.write_table(make_table(rows, seed=seed), tmp_path / f"{name}.parquet", row_group_size=160)
-    raw = make_config(str(tmp_path / "train.parquet"), run_dir=str(tmp_path / "run"))
-    raw["data"] |= {"eval": str(tmp_path / "validation.parquet"), "test": str(tmp_path / "test.parquet")}
-    raw["head"] = {"type": "shared_bottom", "shared": [16], "tower": [8]}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(raw))
+    write_planted_run(tmp_path)
     (tmp_path / "tune_plugin.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(str(tmp_path))
     write_space(tmp_path)

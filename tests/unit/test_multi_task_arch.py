@@ -13,6 +13,8 @@ from torchrec_mtl.gradients.uncertainty import UncertaintyRule
 from torchrec_mtl.heads.aitm import AITM
 from torchrec_mtl.heads.escm2 import ESCM2
 from torchrec_mtl.heads.shared_bottom import SharedBottom
+from torchrec_mtl.heads.single_task import SingleTask
+from torchrec_mtl.heads.stem import STEM
 from torchrec_mtl.losses.regression import MeanSquaredError
 
 TASKS, B, D = ("click", "watch"), 6, 5
@@ -54,6 +56,32 @@ def test_rows_of_weight_zero_change_nothing_and_others_weigh_as_they_say(trainin
     values = torch.stack([(z["watch"] - labels[:, 1]).square()]).squeeze(0)
     torch.testing.assert_close(losses[1], (values * weights[:, 1]).sum() / weights[:, 1].sum())
     assert torch.isfinite(arch(x, labels, weights=torch.zeros_like(weights))[0])
+
+
+@pytest.mark.parametrize(
+    ("head", "watch"),
+    [(SharedBottom, {"type": "mse", "transform": "log1p"}), (SharedBottom, "lognormal"), (ESCM2, "bce")],
+)
+def test_a_label_of_weight_zero_may_be_nan_and_gradients_are_finite_and_the_same(head, watch):
+    x, labels = batch()
+    weights = torch.tensor([[1.0, 2.0], [1, 0], [0, 1], [1, 0], [0, 0], [3, 1]])
+    labels[:, 1] = labels[:, 1].clamp_min(0.5)  # a lognormal takes no 0
+
+    def step(given):
+        outputs = {"click": 1, "watch": 2 if watch == "lognormal" else 1}
+        torch.manual_seed(0)
+        arch = MultiTaskArch(head(D, outputs), {"click": "bce", "watch": watch})
+        inside = x.detach().requires_grad_()
+        loss, (losses, _, same) = arch(inside, given, weights=weights)
+        assert same is given
+        loss.backward()
+        return losses, inside.grad, *(p.grad for p in arch.parameters())
+
+    unknown = labels.where(weights > 0, torch.nan)
+    assert unknown.isnan().any()
+    found = step(unknown)
+    assert all(value.isfinite().all() for value in found)
+    torch.testing.assert_close(found, step(labels))
 
 
 def test_losses_have_options_and_built_ones_know_the_labels_scale():
@@ -109,6 +137,8 @@ def test_a_heads_own_losses_are_trained_terms_balanced_and_constraints_not():
         (HTLNet, {"click": "bce", "watch": {"type": "mse", "clap": 3}}, "clap"),
         (HTLNet, {"click": "bce", "watch": "zero_inflated_lognormal"}, "'watch' needs 3 logits and the head gives 1"),
         (TwoPhases, LOSSES, "TwoPhases trains in phases (first, second, ...)"),
+        (SingleTask, LOSSES, "SingleTask wants tables of each task (tables = 'own'), and here all tasks read the same"),
+        (STEM, LOSSES, "STEM wants tables of each task (tables = 'both')"),
     ],
 )
 def test_what_cannot_be_is_refused(head, losses, message):
@@ -122,6 +152,12 @@ def test_shapes_and_the_boundary_are_asked_for():
         make()(x, labels[:, 0])
     with pytest.raises(ValueError, match=re.escape("weights: expected [B, 2]")):
         make()(x, labels, weights=labels[:, :1])
+    with pytest.raises(ValueError, match=re.escape("B = 6 rows as in x; found [1, 2]")):
+        make()(x, labels, weights=torch.ones(1, 2))
+    with pytest.raises(
+        ValueError, match=re.escape("labels: expected [B, 2], a column for each of click, watch, and B = 6")
+    ):
+        make()(x, labels[:4])
     with pytest.raises(ValueError, match="pass the tables' output as pooled="):
         make(gradient=HTLNetRule.Config(core="watch"))(x, labels)
 

@@ -17,8 +17,8 @@ def canonical(run: RunConfig) -> str:
     plain = run.model_copy(
         update={
             "run_dir": "-",
-            # How a run saves changes nothing of what it finds.
-            "train": run.train.model_copy(update={"seed": 0, "references": False, "save": "auto"}),
+            # How a run saves, and whom it tells, changes nothing of what it finds.
+            "train": run.train.model_copy(update={"seed": 0, "references": False, "save": "auto", "sinks": ()}),
             "data": run.data.model_copy(update={"prepare": None}),
         }
     )

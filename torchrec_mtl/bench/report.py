@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Mark = Literal["", "better", "worse", "failed"]
+MARKS: Final[Mapping[Mark, str]] = {"": "", "better": "▲ ", "worse": "▼ ", "failed": ""}
+"""What stands before a marked line."""
 
 
 @dataclass(frozen=True)

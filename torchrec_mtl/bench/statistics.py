@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,19 @@ def estimate(values: Sequence[float], *, level: float = 0.95) -> Estimate:
     count = len(values)
     if not count:
         return Estimate(math.nan, math.nan, 0)
-    half = math.nan
-    if count > 1:
-        half = float(student.ppf(0.5 + level / 2, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-    return Estimate(float(np.mean(values)), half, count)
+    if len(set(values)) == 1 and math.isfinite(values[0]):  # numpy would round their mean and spread
+        return Estimate(float(values[0]), 0.0 if count > 1 else math.nan, count)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
+        half = interval_factor(count, level) * float(np.std(values, ddof=1))
+        return Estimate(float(np.mean(values)), half, count)
+
+
+@cache
+def interval_factor(count: int, level: float = 0.95) -> float:
+    """Return what half an interval of a mean is, in standard deviations of its ``count`` values, 2 or more."""
+    from scipy.stats import t as student  # slow to import
+
+    return float(student.ppf(0.5 + level / 2, count - 1)) / math.sqrt(count)
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], *, level: float = 0.95) -> Difference:
@@ -86,6 +95,8 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], *, level: 
 
 
 def _two_sided(mean: float, error: float, freedom: int) -> float:
+    from scipy.stats import t as student  # slow to import
+
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * student.sf(abs(mean / error), freedom))

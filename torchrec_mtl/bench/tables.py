@@ -15,7 +15,7 @@ from torchrec_mtl.bench.suite import Suite
 from torchrec_mtl.bench.tuning import Outcome, num_trials
 from torchrec_mtl.config.tasks import TaskConfig
 
-_ALPHA = 0.05
+ALPHA = 0.05
 _COSTS = (
     "validation score",
     "dense parameters",
@@ -76,7 +76,7 @@ def main_table(suite: Suite, outcomes: Sequence[Outcome]) -> Table:
         notes.append(
             f"Second line: difference to {baseline.pair.model.name}, the baseline with the best validation score, "
             "paired by seed; p of a paired t-test, corrected for all differences of this table (Holm). "
-            f"▲ better, ▼ worse: p < {_ALPHA:g}."
+            f"▲ better, ▼ worse: p < {ALPHA:g}."
         )
     notes.append(
         "samples/s: training steps alone, mean over seeds, while the other processes of the bench were running. "
@@ -161,9 +161,21 @@ def _compared(outcome: Outcome, column: Column, difference: Difference | None, p
     found = _estimate(outcome, column)
     if not found.count:
         return Cell("failed" if _num_failed(outcome) else "-", mark="failed" if _num_failed(outcome) else "")
+    return compared(found, difference, p, direction(column[1]))
+
+
+def compared(found: Estimate, difference: Difference | None, p: float, sign: int) -> Cell:
+    """Return a mean above its difference to what it is compared with.
+
+    Args:
+        found: of one value or more.
+        difference: None: there is nothing to compare with.
+        p: of the difference, corrected; nan: not tested.
+        sign: 1 where higher is better, -1 where lower is.
+    """
     if difference is None:
         return Cell(estimated(found))
-    mark = _mark(difference.mean, column) if p < _ALPHA else ""
+    mark = better_or_worse(difference.mean, sign) if p < ALPHA else ""
     tested = "" if math.isnan(p) else f", p {p_value(p)}"
     return Cell(estimated(found), f"{estimated(difference, sign='+')}{tested}", mark)
 
@@ -172,11 +184,13 @@ def _transfer(difference: Difference | None, column: Column) -> Cell:
     if difference is None:
         return Cell("-")
     excludes_0 = not math.isnan(difference.half) and (difference.low > 0 or difference.high < 0)
-    return Cell(estimated(difference, sign="+"), mark=_mark(difference.mean, column) if excludes_0 else "")
+    mark = better_or_worse(difference.mean, direction(column[1])) if excludes_0 else ""
+    return Cell(estimated(difference, sign="+"), mark=mark)
 
 
-def _mark(difference: float, column: Column) -> Mark:
-    return "better" if difference * direction(column[1]) > 0 else "worse"
+def better_or_worse(difference: float, sign: int) -> Mark:
+    """Return the mark of a difference that is beyond chance; ``sign`` as in `compared`."""
+    return "better" if difference * sign > 0 else "worse"
 
 
 def _costs(suite: Suite, outcome: Outcome) -> list[Cell]:

@@ -150,13 +150,13 @@ class Workers(Generic[J]):
 
 
 def as_run(job: Job, folder: Path) -> RunConfig:
-    """Return the config of a job with what the bench sets: seed, folder, and the rows to be scored."""
+    """Return the config of a job with what the bench sets: seed, folder, the rows to be scored; and no trackers."""
     run = job.run
     scored = run.data.eval if job.phase == "trial" else run.data.test
     return run.model_copy(
         update={
             "data": run.data.model_copy(update={"test": scored}),
-            "train": run.train.model_copy(update={"seed": job.key[1], "references": False}),
+            "train": run.train.model_copy(update={"seed": job.key[1], "references": False, "sinks": ()}),
             "run_dir": str(folder / "run"),
         }
     )

@@ -133,7 +133,7 @@ class Histories:
             padded = torch.full_like(lengths, max_length)
         self._order = torch.argsort(padded, stable=True)
         places = torch.arange(lengths.shape[0], device=device)
-        self._place = torch.empty_like(self._order).scatter_(0, self._order, places)
+        self._place = torch.zeros_like(self._order).scatter_(0, self._order, places)
         self._fill(padded[self._order])
 
     def _fill(self, widths: Tensor) -> None:
@@ -162,3 +162,9 @@ def _widths(max_length: int) -> list[int]:
     """Return the widths that histories of at most ``max_length`` events are padded to."""
     widths = [w for w in (*_FIRST_WIDTHS, *range(2 * _STEP, max_length, _STEP)) if w < max_length]
     return [*widths, max_length]
+
+
+def alike(sequences: Sequence[Jagged]) -> list[Jagged]:
+    """Return sequences that all rows read, or that each row has of its own; where both come together, the latter."""
+    mixed = len({s.readers is None for s in sequences}) > 1
+    return [s.repeated() for s in sequences] if mixed else list(sequences)

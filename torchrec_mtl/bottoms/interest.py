@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from torchrec_mtl.bottoms.conditions import FixedNorms, HyperNetwork, PlainNorms
-from torchrec_mtl.bottoms.histories import Histories
+from torchrec_mtl.bottoms.histories import Histories, alike
 from torchrec_mtl.bottoms.targets import width_of
 from torchrec_mtl.bottoms.transformer import ConditionalTransformer
-from torchrec_mtl.features import GAP_BUCKETS, Features, FieldSpec
+from torchrec_mtl.features import GAP_BUCKETS, Features, FieldSpec, Jagged
 
 # Shapes: B batch, K tasks, J sequences, H = J B histories, N events, d width.
 
@@ -61,10 +61,10 @@ class Interest(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Return [K, B, J d]; [1, B, J d] where the norms know no task."""
-        sequences = [features.sequences[name] for name in self.names]
+        sequences = alike([features.sequences[name] for name in self.names])
         histories = Histories(sequences, self.max_length)
         scale, shift = self.norms()
-        events = self.transformer(histories, self._embedded(features, histories), scale, shift)
+        events = self.transformer(histories, self._embedded(sequences, histories), scale, shift)
         # The last norm's scale and shift after the sum, not on every event: sum_l p_l (scale y_l + shift) is
         # scale sum_l p_l y_l + shift, and of <q, scale y_l + shift> softmax sees <scale q, y_l> alone.
         count = len(sequences)
@@ -82,22 +82,14 @@ class Interest(nn.Module):
         made.norms, made.transformer = FixedNorms(scale, shift), made.transformer.folded(scale, shift)
         return made
 
-    def _embedded(self, features: Features, histories: Histories) -> Tensor:
+    def _embedded(self, sequences: Sequence[Jagged], histories: Histories) -> Tensor:
         """Return [N + 1, d]."""
         x = histories.values
         if self.positions is not None:
             x = x + nn.functional.embedding(histories.ages(), self.positions)
         if self.gaps is not None:
-            x = x + nn.functional.embedding(self._gaps(features), self.gaps)
+            x = x + nn.functional.embedding(_gaps(sequences), self.gaps)
         return x
-
-    def _gaps(self, features: Features) -> Tensor:
-        """Return [N + 1] buckets; one past the last for events without a time."""
-        found = []
-        for s in (features.sequences[name] for name in self.names):
-            unknown = torch.full((s.values.shape[0],), GAP_BUCKETS, device=s.values.device)
-            found.append(unknown if s.gaps is None else s.gaps)
-        return torch.cat([*found, found[0].new_full((1,), GAP_BUCKETS)])
 
     def _queries(self, features: Features) -> Tensor:
         """Return [H, d], zeros for a sequence without a target: its events then count alike."""
@@ -108,3 +100,12 @@ class Interest(nn.Module):
             return targets
         queries: Tensor = self.query(layer_norm(targets, targets.shape[1:]))
         return queries
+
+
+def _gaps(sequences: Sequence[Jagged]) -> Tensor:
+    """Return [N + 1] buckets; one past the last for events without a time."""
+    found = []
+    for s in sequences:
+        unknown = torch.full((s.values.shape[0],), GAP_BUCKETS, device=s.values.device)
+        found.append(unknown if s.gaps is None else s.gaps)
+    return torch.cat([*found, found[0].new_full((1,), GAP_BUCKETS)])

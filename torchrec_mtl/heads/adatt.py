@@ -87,7 +87,7 @@ class Fusion(nn.Module):
         columns = (*numbered_all(tasks, self.task_experts.num_experts), *(numbered("shared", shared) if shared else ()))
         rows = (*tasks, "shared")[: self.num_units]
         note = "What the own experts weigh besides is a parameter, and not in it."
-        return WatchedGate(title, self.gates, rows, columns, softmax=True, note=note)
+        return WatchedGate(title, self.gates, rows, columns, len(tasks), softmax=True, note=note)
 
 
 class AdaTT(Head):

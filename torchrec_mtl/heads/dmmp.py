@@ -210,7 +210,7 @@ class DMMP(Head):
         found = [] if self.teacher is None else self.teacher.watched_gates(self.tasks)
         if self.student.gate is not None:
             title, gate = "Preference gate", self.student.gate
-            found.append(WatchedGate(title, gate, ("all users",), self.tasks, softmax=True, by_user=True))
+            found.append(WatchedGate(title, gate, ("all users",), self.tasks, 0, softmax=True, by_user=True))
         return found
 
     def _in_batch(self, encoded: Encoded, features: Features) -> Tensor:

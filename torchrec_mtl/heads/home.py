@@ -196,6 +196,7 @@ class HoME(HeadOfKinds):
                 self.group_mix.gates,
                 groups,
                 numbered_all(("shared", "own"), count),
+                task_rows=0,
                 note=note,
             ),
             WatchedGate(

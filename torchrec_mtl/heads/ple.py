@@ -96,7 +96,7 @@ class Level(nn.Module):
         found = [WatchedGate(title, self.gates, tuple(tasks), (*common, *numbered("own", count)))]
         if self.shared_gate is not None:
             columns = (*common, *numbered_all(tasks, count))
-            found.append(WatchedGate(f"{title}, shared gate", self.shared_gate, ("shared",), columns, softmax=True))
+            found.append(WatchedGate(f"{title}, shared gate", self.shared_gate, ("shared",), columns, 0, softmax=True))
         return found
 
 

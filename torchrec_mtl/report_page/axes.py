@@ -9,6 +9,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 48, 352, 14, 178
 _SPLIT = (1, 2, 2.5, 5, 10)
+_LARGEST = 1e150  # that has a place in a chart; sums and powers of ten of larger ones overflow
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Axes:
 
     def _ticks(self, ends: tuple[float, float], count: int) -> list[float]:
         return _log_ticks(*ends) if self.log else ticks(*ends, count)
+
+
+def drawable(number: float) -> bool:
+    """A chart has a place for the number."""
+    return abs(number) <= _LARGEST  # not for nan
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

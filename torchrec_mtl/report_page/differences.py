@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import yaml
 
 from torchrec_mtl.bench.report import Cell, Table
-from torchrec_mtl.report_page.groups import Group
+from torchrec_mtl.report_page.groups import Group, same_start
 
 _LONGEST = 200
+_BEFORE = 40  # letters in common that a value cut short keeps before the first that differs
 
 
 def difference_table(groups: Sequence[Group]) -> Table:
@@ -18,9 +19,23 @@ def difference_table(groups: Sequence[Group]) -> Table:
     keys = list(dict.fromkeys(key for values in flat for key in values))
     differing = [key for key in keys if len({values.get(key) for values in flat}) > 1]
     rows = tuple(
-        (Cell(key, number=False), *(Cell(values.get(key, "-"), number=False) for values in flat)) for key in differing
+        (Cell(key, number=False), *(Cell(text, number=False) for text in _shortened([v.get(key) for v in flat])))
+        for key in differing
     )
     return Table("Keys that differ", ("key", *(group.name for group in groups)), rows)
+
+
+def _shortened(texts: Sequence[str | None]) -> list[str]:
+    """Cut long texts to what is around the first letter that differs; "-" where there is none."""
+    there = [text for text in texts if text is not None]
+    cut = len(set(there)) > 1 and max(map(len, there)) > _LONGEST
+    start = max(0, same_start(there) - _BEFORE) if cut else 0
+    return ["-" if text is None else _cut(text, start) for text in texts]
+
+
+def _cut(text: str, start: int) -> str:
+    end = start + _LONGEST
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"
 
 
 def _flat(config: Mapping[str, object]) -> dict[str, str]:
@@ -37,12 +52,8 @@ def _pairs(value: object, path: str) -> Iterator[tuple[str, str]]:
         for name, item in named.items():
             yield from _pairs(item, f"{path}.{name}")
     else:
-        text = (
-            yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-            .removesuffix("...\n")
-            .strip()
-        )
-        yield path, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+        yield path, text.removesuffix("...\n").strip()
 
 
 def _by_name(value: object) -> dict[str, dict[str, object]]:

@@ -7,30 +7,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
-from statistics import mean, stdev
 from typing import Any
 
+from torchrec_mtl.bench.statistics import Estimate, estimate
 from torchrec_mtl.report_page.read import Run
 from torchrec_mtl.report_page.svg import COLOURS, DASHES
 
 _ENDING = re.compile(r"[-_. =]*([-_. =](seed|s))?[-_. =]*$")  # of what folders of several seeds have in common
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over seeds.
-
-    Attributes:
-        mean: of the values.
-        half: half the width of its 95 % interval; nan of one value.
-        count: number of values.
-    """
-
-    mean: float
-    half: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -72,25 +56,10 @@ class Group:
         found = {str(run.seed): run.metrics.get(task, {}).get(metric) for run in self.runs}
         return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
 
-    def mean_of(self, task: str, metric: str) -> Mean | None:
+    def mean_of(self, task: str, metric: str) -> Estimate | None:
         """Return mean and interval of a metric; None where no run has it."""
         values = list(self.by_seed(task, metric).values())
-        return mean_of(values) if values else None
-
-
-def mean_of(values: Sequence[float]) -> Mean:
-    """Return mean and 95 % interval (Student's t) of at least one value."""
-    if len(values) == 1:
-        return Mean(values[0], math.nan, 1)
-    return Mean(mean(values), interval_factor(len(values)) * stdev(values), len(values))
-
-
-@cache
-def interval_factor(count: int) -> float:
-    """Return what half a 95 % interval of a mean is, in standard deviations of its ``count`` values, 2 or more."""
-    from scipy.stats import t as student  # slow to import
-
-    return float(student.ppf(0.975, count - 1)) / math.sqrt(count)
+        return estimate(values) if values else None
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -124,8 +93,12 @@ def _name(runs: Sequence[Run]) -> str:
     names = [run.name for run in runs]
     if len(names) == 1:
         return names[0]
-    same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names)))
-    return _ENDING.sub("", names[0][:same]) or names[0]
+    return _ENDING.sub("", names[0][: same_start(names)]) or names[0]
+
+
+def same_start(texts: Sequence[str]) -> int:
+    """Return the number of letters that all texts begin with."""
+    return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts)))
 
 
 def _distinct(names: Sequence[str], groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from torchrec_mtl.bench.report import Cell, Table
+from torchrec_mtl.bench.report import MARKS, Cell, Table
 
 # --c1 to --c8 are the colours of curves, --heat (red green blue) that of a heat map's highest value.
 _CSS = """
@@ -46,7 +46,6 @@ a { color: var(--c1); } section { scroll-margin-top: .5rem; } .bars svg { max-wi
 .bars svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 @media (max-width: 32rem) { body { padding: 0 .9rem; } th, td { padding: .3rem .45rem; } }
 """
-_MARKS = {"": "", "better": "▲ ", "worse": "▼ ", "failed": ""}
 
 
 def document(title: str, head: Sequence[str], body: str) -> str:
@@ -106,7 +105,7 @@ def table_of(table: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     names = ["number" if cell.number else "text", cell.mark, "" if cell.small else "alone"]
-    mark = _MARKS[cell.mark]
+    mark = MARKS[cell.mark]
     small = f"<small>{mark}{escape(cell.small)}</small>" if cell.small else ""
     text = escape(cell.text) if cell.small else f"{mark}{escape(cell.text)}"
     return f'<td class="{" ".join(filter(None, names))}">{text}{small}</td>'

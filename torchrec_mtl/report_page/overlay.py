@@ -9,8 +9,9 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from torchrec_mtl.bench.statistics import interval_factor
 from torchrec_mtl.report_page.curves import KINDS, LEVELS, NOT_DRAWN
-from torchrec_mtl.report_page.groups import Group, interval_factor
+from torchrec_mtl.report_page.groups import Group
 from torchrec_mtl.report_page.html import charts, folded
 from torchrec_mtl.report_page.log import Series
 from torchrec_mtl.report_page.svg import Curve, Look, figure
@@ -20,14 +21,14 @@ _MOST_STEPS = 2_000  # that a mean over seeds is made at
 
 
 def losses_of(groups: Sequence[Group]) -> str:
-    """Return a chart a task of the loss on evaluation data, and of training where there was no evaluation."""
-    names = _names(groups, "train/loss")
-    drawn = [*_drawn(groups, "all tasks, evaluation", "eval/loss")]
-    for name in names:
+    """Return a chart a task of the loss on evaluation data, that of training closed at first; else of training."""
+    drawn, closed = [*_drawn(groups, "all tasks, evaluation", "eval/loss")], []
+    for name in _names(groups, "train/loss"):
         evaluated = list(_drawn(groups, f"{name}, evaluation", f"eval/{name}/loss"))
-        drawn += evaluated or _drawn(groups, f"{name}, training", f"train/loss/{name}", faint=True)
-    training = [d for name in names for d in _drawn(groups, f"{name}, training", f"train/loss/{name}", faint=True)]
-    return charts(drawn) + (folded("Losses of training", charts(training)) if training else "")
+        training = list(_drawn(groups, f"{name}, training", f"train/loss/{name}", faint=True))
+        drawn += evaluated or training
+        closed += training if evaluated else []
+    return charts(drawn) + (folded("Losses of training", charts(closed)) if closed else "")
 
 
 def metrics_of(groups: Sequence[Group]) -> str:
@@ -85,15 +86,20 @@ def _curves(group: Group, key: str, faint: bool) -> list[Curve]:
 
 
 def _means(found: Sequence[Series]) -> list[tuple[float, float, float]]:
-    """Return (step, mean, half the width of its interval) of the steps that all seeds have."""
+    """Return (step, mean, half the width of its interval) of the steps that all seeds have, the last one among them.
+
+    A mean is not finite where a seed's value is not; there is nothing where all are so.
+    """
     common = reduce(np.intersect1d, [np.asarray(series.steps) for series in found])
-    common = common[:: max(1, math.ceil(len(common) / _MOST_STEPS))]
+    common = common[:: -max(1, math.ceil(len(common) / _MOST_STEPS))][::-1]
     if not len(common):
         return []
     values = np.stack([_at(series, common) for series in found])  # [seeds, steps]
-    halves = interval_factor(len(values)) * values.std(axis=0, ddof=1)
-    of_steps = zip(common.tolist(), values.mean(axis=0).tolist(), halves.tolist(), strict=True)
-    return [(float(step), mean, half) for step, mean, half in of_steps if math.isfinite(mean)]
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
+        means, halves = values.mean(axis=0), interval_factor(len(values)) * values.std(axis=0, ddof=1)
+    if not np.isfinite(means).any():
+        return []
+    return list(zip(map(float, common), means.tolist(), halves.tolist(), strict=True))
 
 
 def _at(series: Series, steps: NDArray[np.int64]) -> NDArray[np.float64]:

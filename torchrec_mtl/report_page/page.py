@@ -30,6 +30,6 @@ def _comparing(folders: Sequence[Path]) -> str:
     runs = [read_run(folder) for folder in folders]
     try:
         return comparing_page(runs)
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:  # YAML of another shape
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:  # of another shape
         names = ", ".join(map(str, folders))
         raise ValueError(f"one of {names} does not hold what a training writes: {error!r}. Train it again") from error

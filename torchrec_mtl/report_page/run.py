@@ -28,7 +28,7 @@ def page_of(folder: Path) -> str:
     run = read_run(folder)
     try:
         return _page_of(run)
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:  # YAML of another shape
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:  # of another shape
         raise ValueError(f"{folder} does not hold what a training writes: {error!r}. Train it again") from error
 
 

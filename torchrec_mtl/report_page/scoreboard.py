@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from torchrec_mtl.bench.report import Cell, Mark, Table
 from torchrec_mtl.bench.scores import MAIN, direction
+from torchrec_mtl.bench.statistics import Estimate, estimate
 from torchrec_mtl.findings import shown
-from torchrec_mtl.report_page.groups import Group, Mean, mean_of
+from torchrec_mtl.report_page.groups import Group
 
 _HOW_TO_READ = (
     "▲: the best of these runs; with one seed, or where intervals overlap, that may be chance. Of calibration the "
@@ -56,13 +57,13 @@ def _rows(groups: Sequence[Group], task: str, names: Sequence[str]) -> tuple[tup
     return tuple(
         (
             Cell(group.name, f"{len(group.runs)} seeds" if len(group.runs) > 1 else "", number=False),
-            *(_cell(columns[name][i], i in best[name]) for name in names),
+            *(_cell(columns[name][i], i in best[name], len(group.runs)) for name in names),
         )
         for i, group in enumerate(groups)
     )
 
 
-def _best(name: str, means: Sequence[Mean | None]) -> set[int]:
+def _best(name: str, means: Sequence[Estimate | None]) -> set[int]:
     """Return the places of the best; none where all are alike, or nothing is better."""
     sign = direction(name)
     values = {i: mean.mean for i, mean in enumerate(means) if mean is not None}
@@ -74,12 +75,13 @@ def _best(name: str, means: Sequence[Mean | None]) -> set[int]:
     return {i for i, value in values.items() if sign * value == best}
 
 
-def _cell(found: Mean | None, best: bool) -> Cell:
+def _cell(found: Estimate | None, best: bool, seeds: int) -> Cell:
     if found is None:
         return Cell("-")
     value = int(found.mean) if found.mean.is_integer() and found.mean >= 1000 else found.mean
     interval = "" if math.isnan(found.half) or not found.half else f" ± {found.half:.2g}"
-    return Cell(shown(value) + interval, mark="better" if best else "")
+    missing = f"{found.count} of {seeds} seeds" if found.count < seeds else ""
+    return Cell(shown(value) + interval, missing, "better" if best else "")
 
 
 def transfer_table(groups: Sequence[Group]) -> Table | None:
@@ -98,10 +100,23 @@ def transfer_table(groups: Sequence[Group]) -> Table | None:
         f"Each run minus {names}, where a task learns alone. With several seeds in common: paired by seed, ± 95 % "
         "interval; ▼ negative transfer: the interval leaves out 0 on the bad side; ▲ on the good side. Not corrected "
         "for the number of cells. With one seed a difference may be chance, and is not marked.",
+        *_on_other_files(together, alone),
     )
     return Table(
         "Tasks together against each alone", ("run", *(f"{task} {metric}" for task, metric in columns)), rows, notes
     )
+
+
+def _on_other_files(together: Sequence[Group], alone: Mapping[str, Group]) -> list[str]:
+    """Return a line on runs that were evaluated on other files than what they are compared with."""
+    apart = [
+        f"{group.name} against {other.name}"
+        for group in together
+        for other in {alone[task].number: alone[task] for task in group.tasks if task in alone}.values()
+        if str(group.first.evaluated_on) != str(other.first.evaluated_on)
+    ]
+    said = f"Not evaluated on the same files, so the differences may be of the data: {', '.join(apart)}."
+    return [said] if apart else []
 
 
 def _learns_alone(group: Group) -> bool:
@@ -113,10 +128,10 @@ def _difference(group: Group, alone: Group, task: str, metric: str) -> Cell:
     pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     if not pairs:
         mine, other = group.mean_of(task, metric), alone.mean_of(task, metric)
-        return Cell(
-            "-" if mine is None or other is None else f"{mine.mean - other.mean:+.4f}", "other seeds" if mine else ""
-        )
-    found = mean_of(pairs)
+        if mine is None or other is None:
+            return Cell("-")
+        return Cell(f"{mine.mean - other.mean:+.4f}", "other seeds")
+    found = estimate(pairs)
     if math.isnan(found.half):
         return Cell(f"{found.mean:+.4f}")
     beyond = abs(found.mean) > found.half

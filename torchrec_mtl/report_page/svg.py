@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from torchrec_mtl.findings import shown
-from torchrec_mtl.report_page.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, ticks
+from torchrec_mtl.report_page.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, drawable, ticks
 
 __all__ = ["COLOURS", "DASHES", "Curve", "Look", "figure", "ticks"]
 
@@ -20,6 +20,7 @@ _MOST_DOTS = 40
 _LEGEND = ("key", '"key dashed"')  # classes
 
 Point = tuple[float, float]
+Interval = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Curve:
     Attributes:
         name: in the legend; curves of one name share its line.
         colour: 1 to ``COLOURS``.
-        points: (step, value) by step; a value that is not finite is a gap.
+        points: (step, value) by step; a value that is not finite, or beyond 1e150, is a gap.
         faint: drawn thin, without dots.
         band: (step, low, high) by step, shaded; bars where there are dots.
         dash: lengths of strokes and gaps, for who cannot tell the colours apart; "": no gaps.
@@ -39,7 +40,7 @@ class Curve:
     colour: int
     points: tuple[Point, ...]
     faint: bool = False
-    band: tuple[tuple[float, float, float], ...] = ()
+    band: tuple[Interval, ...] = ()
     dash: str = ""
 
 
@@ -79,7 +80,7 @@ def figure(
         look: see `Look`.
     """
     look = look or Look()
-    finite = [(s, v) for curve in curves for s, v in curve.points if math.isfinite(v)]
+    finite = [point for curve in curves for point in curve.points if all(map(drawable, point))]
     if not finite:
         return ""
     axes = _axes(finite, [b for curve in curves for b in curve.band], look, last_step)
@@ -92,9 +93,9 @@ def figure(
     )
 
 
-def _axes(points: Sequence[Point], bands: Sequence[tuple[float, float, float]], look: Look, last_step: int) -> Axes:
+def _axes(points: Sequence[Point], bands: Sequence[Interval], look: Look, last_step: int) -> Axes:
     across = [s for s, _ in points]
-    up = [*(v for _, v in points), *(end for _, *ends in bands for end in ends if math.isfinite(end)), *look.levels]
+    up = [*(v for _, v in points), *(end for _, *ends in bands for end in ends if drawable(end)), *look.levels]
     log = look.log and min(*across, *up) > 0
     if look.diagonal:
         across = up = [*across, *up]
@@ -132,29 +133,43 @@ def _curve(curve: Curve, axes: Axes, phases: Sequence[int], look: Look) -> str:
 
 
 def _band(curve: Curve, axes: Axes, colour: str, *, bars: bool) -> str:
-    """Return the intervals as a bar a point, or as an area."""
-    ends = [(s, low, high) for s, low, high in curve.band if math.isfinite(low) and math.isfinite(high)]
-    if axes.log:  # of what is not above 0 there is no place
-        ends = [(s, max(low, 10 ** axes.up[0]), high) for s, low, high in ends if high > 0]
+    """Return the intervals as a bar a point, or as an area that has the gaps of the curve."""
+    areas = [[_clipped(end, axes) for end in area] for there, area in groupby(curve.band, _drawn(axes)) if there]
     if bars:
         return "".join(
             f'<line x1="{axes.x(s):.1f}" x2="{axes.x(s):.1f}" y1="{axes.y(low):.1f}" y2="{axes.y(high):.1f}" '
             f'stroke="{colour}" opacity="0.55"/>'
-            for s, low, high in ends
+            for area in areas
+            for s, low, high in area
         )
-    ends = ends[:: max(1, len(ends) // (_MOST_POINTS // 4))]
-    there = [f"{axes.x(s):.1f},{axes.y(high):.1f}" for s, _, high in ends]
-    back = [f"{axes.x(s):.1f},{axes.y(low):.1f}" for s, low, _ in reversed(ends)]
-    return f'<polygon points="{" ".join([*there, *back])}" fill="{colour}" opacity="0.18"/>'
+    every = max(1, sum(map(len, areas)) // (_MOST_POINTS // 4))
+    drawn = []
+    for area in areas:
+        kept = area[::-every][::-1]  # with the last
+        there = [f"{axes.x(s):.1f},{axes.y(high):.1f}" for s, _, high in kept]
+        back = [f"{axes.x(s):.1f},{axes.y(low):.1f}" for s, low, _ in reversed(kept)]
+        drawn.append(f'<polygon points="{" ".join([*there, *back])}" fill="{colour}" opacity="0.18"/>')
+    return "".join(drawn)
+
+
+def _drawn(axes: Axes) -> Callable[[Interval], bool]:
+    """Return whether an interval has a place."""
+    return lambda end: all(map(drawable, end)) and (not axes.log or end[2] > 0)
+
+
+def _clipped(end: Interval, axes: Axes) -> Interval:
+    step, low, high = end
+    return (step, max(low, 10 ** axes.up[0]), high) if axes.log else end  # of what is not above 0 there is no place
 
 
 def _stretches(points: Sequence[Point], phases: Sequence[int]) -> list[list[Point]]:
     """Cut where a value is missing and where a phase ended."""
     found: list[list[Point]] = [[]]
     for before, point in pairwise([(0.0, math.nan), *points]):
-        if any(before[0] <= end < point[0] for end in phases) or not math.isfinite(point[1]):
+        there = all(map(drawable, point))
+        if any(before[0] <= end < point[0] for end in phases) or not there:
             found.append([])
-        if math.isfinite(point[1]):
+        if there:
             found[-1].append(point)
     return [stretch for stretch in found if stretch]
 

@@ -6,14 +6,17 @@ the embeddings; ``config.yaml``, ``statistics.json`` and ``metrics.json`` are th
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from torchrec_mtl.checksums import damage, sha256
 from torchrec_mtl.config.features import FeaturesConfig
+from torchrec_mtl.config.later import unknown_before
 from torchrec_mtl.config.retrieval import RetrievalConfig
 from torchrec_mtl.serving.layout import Layout
 
@@ -52,6 +55,8 @@ class About(_Record):
     versions: dict[str, str]
     run: str
     step: int
+    checkpoint: str
+    """Of whose tensors it is: a digest of the checkpoint's checksums; empty where it had none."""
     head: str
     tasks: tuple[Task, ...]
     outputs: tuple[str, ...]
@@ -69,6 +74,13 @@ class About(_Record):
     parity: Parity | None
     """None only while it is being measured."""
     sha256: dict[str, str]
+    digest: str = ""
+    """SHA-256 of all the above."""
+
+    @field_serializer("features")
+    def _as_first_written(self, features: FeaturesConfig) -> dict[str, Any]:
+        """Leave out keys at defaults that earlier versions did not know, so that these can read it."""
+        return features.model_dump(mode="json", exclude=unknown_before(features))
 
 
 def retrieval_names(config: RetrievalConfig | None) -> dict[Literal["item", "query", "seen"], str | None] | None:
@@ -85,8 +97,14 @@ def files_of(folder: Path) -> list[str]:
 def write_about(folder: Path, about: About) -> About:
     """Write ``bundle.json``, with the checksums of the files that are there; return what it says."""
     whole = about.model_copy(update={"sha256": {name: sha256(folder / name) for name in files_of(folder)}})
+    whole = whole.model_copy(update={"digest": _digest(json.loads(whole.model_dump_json()))})
     (folder / ABOUT).write_text(whole.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return whole
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    told = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def read_about(folder: Path) -> About:
@@ -105,7 +123,10 @@ def read_about(folder: Path) -> About:
             f"formats 1 to {FORMAT}; install a later version, or export it again"
         )
     try:
-        return About.model_validate(raw)
+        about = About.model_validate(raw)
+        if raw.get("digest") != _digest(raw):
+            raise ValueError(f"{folder / ABOUT} is damaged: it is not what was written; export the bundle again")
+        return about
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -125,21 +146,23 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, about: About, *, tables: bool = True) -> None:
-    """Raise ``ValueError`` where a file is missing, is not what was written, or is there without being listed.
+    """Raise ``ValueError`` where a file is missing, is not what was written, or lies elsewhere.
 
     Args:
         folder: of the bundle.
         about: what it says of itself.
         tables: read these too; they may be large.
     """
-    names = [name for name in about.sha256 if tables or not name.startswith(f"{TABLES}/")]
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"the bundle in {folder} names the file '{name}', which lies elsewhere; it is not opened")
-        if (problem := damage(folder / name, about.sha256[name])) is not None:
-            raise ValueError(f"the bundle in {folder} is damaged: {problem}; export it again")
     wanted = {f"{PROGRAMS}/{kind}.pt2" for kind in about.programs} | {f"{TABLES}/{f.name}" for f in about.layout.files}
+    wanted.add("statistics.json")
     if about.compiled:
         wanted |= {f"{COMPILED}/{kind}.pt2" for kind in about.programs}
     if missing := sorted(wanted - about.sha256.keys()):
         raise ValueError(f"the bundle in {folder} is not whole: it has no {', '.join(missing)}; export it again")
+    for name in about.sha256:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"the bundle in {folder} names the file '{name}', which lies elsewhere; it is not opened")
+    for name, expected in about.sha256.items():
+        large = name.startswith(f"{TABLES}/") and not tables
+        if not large and (problem := damage(folder / name, expected)) is not None:
+            raise ValueError(f"the bundle in {folder} is damaged: {problem}; export it again")

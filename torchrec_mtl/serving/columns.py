@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -156,7 +156,7 @@ def _to_array(name: str, values: Any, what: str) -> pa.Array:  # noqa: ANN401
         return values.combine_chunks()
     if isinstance(values, pa.Array):
         return values
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+    if isinstance(values, (str, bytes, Mapping, Set)) or not hasattr(values, "__len__"):
         raise ValueError(f"column '{name}' of {what} must be a list of values, one a row (found {values!r})")
     try:
         found = pa.array(values.tolist() if isinstance(values, np.ndarray) and values.ndim > 1 else values)
@@ -182,6 +182,9 @@ def completed(
         ValueError: a column is not known.
     """
     given = set(table.column_names)
+    if len(given) < len(table.column_names):
+        twice = next(name for name in given if table.column_names.count(name) > 1)
+        raise ValueError(f"{what} has several columns '{twice}'; rename or leave out all but one")
     missing = [name for name in known if name not in given]
     if not missing and not strict:  # the usual case, and no time lost
         return table

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import io
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +18,19 @@ from torch.export import ExportedProgram
 import torchrec_mtl
 from torchrec_mtl.atomic import flush, replace_folder
 from torchrec_mtl.config.run import RunConfig
-from torchrec_mtl.data.files import open_files
+from torchrec_mtl.data.files import find_files, open_files
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.losses.base import LabelScale
 from torchrec_mtl.model import MultiTaskModel, build_model
 from torchrec_mtl.quiet import leave_out_advice
 from torchrec_mtl.serving import bundle, parity
 from torchrec_mtl.serving.bundle import ABOUT, COMPILED, FORMAT, PROGRAMS, TABLES, About, Task
-from torchrec_mtl.serving.columns import elements_of
+from torchrec_mtl.serving.columns import Elements, check_elements, elements_of
 from torchrec_mtl.serving.inputs import RowInputs
 from torchrec_mtl.serving.layout import Layout, lay_out
 from torchrec_mtl.serving.program import Inputs, Kind, Program, export_program
 from torchrec_mtl.serving.tables import map_tables, write_tables
-from torchrec_mtl.serving.trusted import check_program
+from torchrec_mtl.serving.trusted import read_program
 from torchrec_mtl.training.run_dir import load_run
 from torchrec_mtl.training.state_names import read_names
 from torchrec_mtl.training.stored import StoredTensors
@@ -81,9 +84,8 @@ def export_run(run: str | Path, out: str | Path, options: Options | None = None)
     config, statistics, _ = load_run(run)
     config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "fp32"})})
     final = Path(out).resolve()
-    partial, old = (final.with_name(f".{word}-{final.name}") for word in ("partial", "old"))
     _check_replaceable(final)
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _partial(final)
     try:
         for name in (TABLES, PROGRAMS):
             (partial / name).mkdir(parents=True)
@@ -92,14 +94,25 @@ def export_run(run: str | Path, out: str | Path, options: Options | None = None)
         measured = parity.measure(model, config, statistics, partial, options)
         shutil.rmtree(partial / ".scratch", ignore_errors=True)
         about = bundle.write_about(partial, about.model_copy(update={"parity": measured}))
-        for name in bundle.files_of(partial):
+        assert bundle.read_about(partial) == about, "it reads back as it was written"
+        for name in (*bundle.files_of(partial), ABOUT):
             flush(partial / name)
-        replace_folder(partial, final, old=old)
+        replace_folder(partial, final, old=partial.with_name(f"{partial.name}-old"))
     except OSError as error:
         raise ValueError(f"cannot write a bundle to {out}: {error.strerror or error}; name another folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return about
+
+
+def _partial(final: Path) -> Path:
+    """Return where this process writes first, beside the bundle; remove what exports that were killed left there."""
+    begin = f".partial-{final.name}-"
+    for left in final.parent.glob(f"{glob.escape(begin)}*"):
+        owner = left.name.removeprefix(begin).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return final.with_name(f"{begin}{os.getpid()}")
 
 
 def trained_model(config: RunConfig, statistics: Statistics, stored: StoredTensors, scratch: Path) -> MultiTaskModel:
@@ -146,11 +159,10 @@ def _write(
         inputs = (*example_inputs(layout, len(config.features.dense), one_user=kind == "one_user"), tables)
         exported = _exported(program, inputs, config)
         outputs = outputs or program.outputs
-        torch.export.save(exported, folder / PROGRAMS / f"{kind}.pt2")
-        check_program(folder / PROGRAMS / f"{kind}.pt2")
+        _save(exported, folder / PROGRAMS / f"{kind}.pt2")
         if options.compile:
             _compile(exported, inputs, folder / COMPILED / f"{kind}.pt2")
-    schemas = [file.schema for file in open_files(parity.files_to_compare(config, options.data))]
+    elements = _elements(config, options)
     return bundle.write_about(
         folder,
         About(
@@ -158,13 +170,14 @@ def _write(
             versions=_versions(),
             run=run.resolve().name,
             step=found.step,
+            checkpoint=found.digest(),
             head=config.head.type,
             tasks=tuple(Task(name=task.name, kind=task.kind) for task in config.tasks),
             outputs=outputs,
             programs=kinds,
             compiled=options.compile,
             features=config.features,
-            elements={k: v for s in schemas for k, v in elements_of(config.features, s).items()},
+            elements=elements,
             bad_ids=config.data.bad_ids,
             keys=config.data.keys,
             retrieval=bundle.retrieval_names(config.retrieval),
@@ -174,6 +187,18 @@ def _write(
             sha256={},
         ),
     )
+
+
+def _elements(config: RunConfig, options: Options) -> dict[str, Elements]:
+    """Return what columns of ids held in training; where its files are gone, what they hold in those to compare."""
+    compared = open_files(parity.files_to_compare(config, options.data))
+    given = {file.path: elements_of(config.features, file.schema) for file in compared}
+    trained, _ = find_files(config.data.train)
+    found = {k: v for file in trained for k, v in elements_of(config.features, file.schema).items()}
+    for path, elements in given.items():
+        check_elements(elements, found, path)
+        found = {**elements, **found}
+    return found
 
 
 def _exported(program: Program, inputs: Inputs, config: RunConfig) -> ExportedProgram:
@@ -186,6 +211,13 @@ def _exported(program: Program, inputs: Inputs, config: RunConfig) -> ExportedPr
             f"'{program.kind}': {reason}. Its forward must be free of sizes and branches that depend on values; "
             "docs/extend.md says how"
         ) from error
+
+
+def _save(exported: ExportedProgram, out: Path) -> None:
+    written = io.BytesIO()  # torch ends the process where a disk is full
+    torch.export.save(exported, written)
+    out.write_bytes(written.getvalue())
+    read_program(out)
 
 
 def example_inputs(layout: Layout, num_dense: int, *, one_user: bool) -> RowInputs:
@@ -229,6 +261,8 @@ def _versions() -> dict[str, str]:
 
 
 def _check_replaceable(folder: Path) -> None:
+    if not folder.name:
+        raise ValueError(f"{folder} cannot be a bundle; name a folder of its own")
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.data.files import DataFile, open_files
+from torchrec_mtl.serving.columns import completed
 from torchrec_mtl.serving.predictor import Predictor
 
 
@@ -57,5 +58,6 @@ def _check(files: Sequence[DataFile], keys: Sequence[str], predictor: Predictor)
     for file in files:
         if lacking := [key for key in keys if key not in file.schema.names]:
             raise ValueError(f"{file.path} has no column {', '.join(lacking)}, which data.keys names; add it")
+        completed(file.schema.empty_table(), [c.name for c in predictor.columns], file.path, strict=False)
         if not any(column.name in file.schema.names for column in predictor.columns):
             raise ValueError(f"{file.path} has none of the columns that the bundle reads; is it the right file?")

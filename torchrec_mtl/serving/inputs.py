@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.data.rows import Ints, Jagged, Rows
-from torchrec_mtl.serving.layout import Field, History, Layout
+from torchrec_mtl.serving.layout import History, Layout, PooledField
 
 # Shapes: B rows, F fields of a group, M ids, N events.
 
@@ -39,7 +39,7 @@ class InputMaker:
             user: one row, whose fields and histories of the user's side all rows share.
         """
 
-        def of(field: Field | History) -> Rows:
+        def of(field: PooledField | History) -> Rows:
             return user if self._one_user and field.user and user is not None else rows
 
         return (
@@ -49,7 +49,7 @@ class InputMaker:
         )
 
 
-def _group(rows: Rows, fields: Sequence[Field]) -> Group:
+def _group(rows: Rows, fields: Sequence[PooledField]) -> Group:
     """Return ids [M], as rows of the tables' file, field by field; where each row's begin, [F, B]; and divisors."""
     names = [field.feature for field in fields]
     firsts = np.array([field.first for field in fields])

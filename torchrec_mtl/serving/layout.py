@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from torchrec_mtl.config.features import FeaturesConfig
 from torchrec_mtl.features import FeaturesSpec, FieldSpec
@@ -32,7 +31,7 @@ class Stored(_Record):
 class TableFile(_Record):
     """Tables of one width and type, one below the other."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]+\.npy$")]
     rows: PositiveInt
     dim: PositiveInt
     bits: Bits
@@ -43,7 +42,7 @@ class TableFile(_Record):
         return self.dim if self.bits >= 16 else (self.dim * self.bits + 7) // 8 + 4
 
 
-class Field(_Record):
+class PooledField(_Record):
     """A pooled field: what it reads, and how."""
 
     name: str
@@ -72,16 +71,16 @@ class Layout(_Record):
 
     files: tuple[TableFile, ...]
     tables: tuple[Stored, ...]
-    fields: tuple[Field, ...]
+    fields: tuple[PooledField, ...]
     histories: tuple[History, ...]
 
-    def groups(self, *, one_user: bool) -> tuple[tuple[Field, ...], ...]:
+    def groups(self, *, one_user: bool) -> tuple[tuple[PooledField, ...], ...]:
         """Return the fields in groups, each to be looked up at once.
 
         Args:
             one_user: fields of the user's side are looked up for one row, not for each; apart from the others.
         """
-        found: dict[tuple[int, str, bool], list[Field]] = {}
+        found: dict[tuple[int, str, bool], list[PooledField]] = {}
         for field in self.fields:
             found.setdefault((field.file, field.pooling, one_user and field.user), []).append(field)
         return tuple(tuple(fields) for fields in found.values())
@@ -115,7 +114,7 @@ def lay_out(features: FeaturesConfig, spec: FeaturesSpec, quantised: Literal[8, 
         files=tuple(files),
         tables=tuple(tables.values()),
         fields=tuple(
-            Field(**_reads(f, tables), pooling=pooling[f.table])  # type: ignore[arg-type]
+            PooledField(**_reads(f, tables), pooling=pooling[f.table])  # type: ignore[arg-type]
             for f in spec.fields
         ),
         histories=tuple(
@@ -134,8 +133,3 @@ def _reads(spec: FieldSpec, tables: dict[str, Stored]) -> dict[str, object]:
         "first": stored.first,
         "user": spec.side == "user",
     }
-
-
-def of_feature(fields: Sequence[Field | History]) -> tuple[str, ...]:
-    """Return the features that fields read, in order."""
-    return tuple(field.feature for field in fields)

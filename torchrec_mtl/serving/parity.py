@@ -66,6 +66,7 @@ def measure(model: MultiTaskModel, config: RunConfig, statistics: Statistics, fo
     largest: dict[str, float] = {}
     for predictor in predictors:
         for name, wanted, found in _pairs(trainer, predictor, tables):
+            _check_finite(name, wanted, found)
             largest[name] = max(largest.get(name, 0.0), _difference(wanted, found))
     parity = Parity(rows=sum(t.num_rows for t in tables), data=tuple(patterns), largest=largest)
     if options.quantise is None:
@@ -130,9 +131,9 @@ def _pairs(trainer: _Trainer, predictor: Predictor, tables: Sequence[pa.Table]) 
         wanted = trainer.predict(_for_one(candidates, table, row, mine), outputs)
         yield from zip(outputs, wanted.T, found.T)
     if predictor.about.retrieval is not None:
-        table = max(tables, key=lambda t: t.num_rows)
-        yield "query vectors", trainer.vectors(table, "query"), predictor.query_vectors(table.select(mine))
-        yield "item vectors", trainer.vectors(table, "item"), predictor.item_vectors(table.select(others))
+        for table in tables[: len(_SIZES)]:
+            yield "query vectors", trainer.vectors(table, "query"), predictor.query_vectors(table.select(mine))
+            yield "item vectors", trainer.vectors(table, "item"), predictor.item_vectors(table.select(others))
 
 
 def _columns(predictor: Predictor) -> tuple[list[str], list[str]]:
@@ -174,9 +175,16 @@ def _difference(wanted: Floats, found: Floats) -> float:
     """Return the largest difference, over what is wanted where that is above 1."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(wanted - found) / np.maximum(1.0, np.abs(wanted))
-    # Where both are NaN they agree; one NaN is as far off as can be.
-    difference = np.where(np.isnan(wanted) & np.isnan(found), 0.0, difference)
-    return float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+def _check_finite(name: str, wanted: Floats, found: Floats) -> None:
+    for whose, values in (("the trainer's model", wanted), ("the bundle", found)):
+        if count := int((~np.isfinite(values)).sum()):
+            raise ParityError(
+                f"{whose} says NaN or infinity for {count} of {values.size} values of '{name}': this run is not to be "
+                "served. Look at its metrics, and train again with a lower learning rate"
+            )
 
 
 def _metrics(config: RunConfig, targets: Floats, before: Floats, after: Floats) -> dict[str, dict[str, float]]:
@@ -186,7 +194,13 @@ def _metrics(config: RunConfig, targets: Floats, before: Floats, after: Floats) 
     for k, task in enumerate(config.tasks):
         name, _ = _METRIC[task.kind]
         values = [task_metrics(task.kind, labels[:, k], p[:, k], weights[:, k])[name] for p in (before, after)]
-        found[task.name] = {f"{name}_before": values[0], f"{name}_after": values[1]}
+        if np.isfinite(values).all():  # not where all labels are alike
+            found[task.name] = {f"{name}_before": values[0], f"{name}_after": values[1]}
+    if not found:
+        raise ValueError(
+            "no task has a metric on these rows (are all labels alike?), so that nobody could tell what quantised "
+            "tables lose; name other rows with --data"
+        )
     return found
 
 
@@ -205,7 +219,7 @@ def _check_loss(metrics: Mapping[str, Mapping[str, float]], options: Options) ->
         (name, before), (_, after) = values.items()
         sign = -1.0 if name.startswith("auc") else 1.0
         loss = sign * (after - before)
-        if not loss <= options.max_loss and not (np.isnan(before) and np.isnan(after)):
+        if loss > options.max_loss:
             worse.append(f"{task}: {name.removesuffix('_before')} {before:.5f} -> {after:.5f}")
     if worse:
         raise ParityError(

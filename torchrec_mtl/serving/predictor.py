@@ -102,6 +102,8 @@ class Predictor:
         if about.quantised:
             import fbgemm_gpu  # noqa: F401  # registers the operators that programs name
         statistics = Statistics.load(path / "statistics.json")
+        if lacking := [d.name for d in about.features.dense if d.normalize and d.name not in statistics.dense]:
+            raise ValueError(f"{path / 'statistics.json'} does not know the columns {', '.join(lacking)}; export again")
         if compiled and not about.compiled:
             raise ValueError(f"the bundle in {path} has no native code; export it with --compile")
         load = _load_compiled if compiled else _load
@@ -143,6 +145,8 @@ class Predictor:
         Raises:
             ValueError: as for ``__call__``; or a column is not where it belongs.
         """
+        if not isinstance(user, Mapping):
+            raise ValueError(f"user must be a mapping of columns to values (found {type(user).__name__})")
         one = self._user_rows({name: [value] for name, value in user.items()}, "user")
         table = to_table(candidates, "candidates")
         if context:

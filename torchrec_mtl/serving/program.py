@@ -6,6 +6,7 @@ Tables are inputs of a program, not part of it: all programs of a bundle read th
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -25,6 +26,9 @@ from torchrec_mtl.serving.layout import Layout, TableFile
 
 Kind = Literal["rows", "one_user", "users", "items"]
 """rows: every row has its user; one_user: all are candidates for one; users and items: vectors of a retrieval head."""
+
+
+_OF_SHAPES = frozenset({"val", "tensor_meta", "unbacked_bindings"})  # what is kept of a node's metadata
 
 
 class Program(nn.Module):
@@ -152,18 +156,24 @@ def export_program(program: Program, inputs: Inputs) -> ExportedProgram:
     # Without this, one row would be a program of its own.
     with fx_config.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]
         program(*inputs)  # names the outputs
-        exported = torch.export.export(program, inputs, dynamic_shapes=shapes)
+        exported = _without_writes(torch.export.export(program, inputs, dynamic_shapes=shapes))
     _forget_where_it_was_made(exported)
     _cut_out_views(exported)
     _drop_guards(exported)
     return exported
 
 
+def _without_writes(exported: ExportedProgram) -> ExportedProgram:
+    """Return the same program, in which no operation writes to its arguments (``relu_``): see `operations`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch's own
+        return cast(ExportedProgram, exported.run_decompositions({}))
+
+
 def _forget_where_it_was_made(exported: ExportedProgram) -> None:
     """Leave out lines of source, with the paths of this machine, and the inputs that it was traced with."""
     for node in exported.graph.nodes:
-        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
-            node.meta.pop(key, None)
+        node.meta = {key: value for key, value in node.meta.items() if key in _OF_SHAPES}
     exported.example_inputs = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,9 @@ def write_tables(layout: Layout, stored: StoredTensors, names: Mapping[str, str]
     for number, file in enumerate(layout.files):
         shape = (file.rows, file.width)
         out = np.lib.format.open_memmap(folder / file.name, mode="w+", dtype=_TYPES[file.bits], shape=shape)
+        with (folder / file.name).open("rb+") as room:
+            # Now: a full disk would kill a process that writes to mapped memory.
+            os.posix_fallocate(room.fileno(), 0, os.fstat(room.fileno()).st_size)
         for table in (t for t in layout.tables if t.file == number):
             for start in range(0, table.rows, _ROWS):
                 block = torch.empty(min(_ROWS, table.rows - start), file.dim, dtype=stored.dtypes[names[table.table]])

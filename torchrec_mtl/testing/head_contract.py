@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrec_mtl.bottoms.base import Representation
 from torchrec_mtl.heads.base import Head, HeadConfig, HeadOutput, Term
+from torchrec_mtl.testing.gate_contract import check_gates
 from torchrec_mtl.testing.phase_contract import check_phases
 from torchrec_mtl.testing.reach_contract import check_reach, check_tables
 from torchrec_mtl.testing.subject import Subject, at_step, feature_leaves, gradients_of, take, view_leaves, weighted
@@ -33,8 +34,9 @@ def check_head(
     row alone when evaluating, and on no padding when training; random numbers come from ``features.noise``, everything
     else from inputs, parameters, and buffers, which a state dict carries; ``isolates_tasks``, ``reads_features``, and
     ``term_names`` say the truth; what it keeps of one phase for the next is in the buffers that it names, and what it
-    has to tell can be shown; it works on plain tensors, without features, unless it reads them, and on one tensor that
-    holds the representations of all tasks; in a whole model, all gradients of shared tables cross the boundary.
+    has to tell can be shown; the gates that it lets be watched are what they say; it works on plain tensors, without
+    features, unless it reads them, and on one tensor that holds the representations of all tasks; in a whole model, all
+    gradients of shared tables cross the boundary.
 
     Args:
         head_class: the class; a config must be able to name it, so it stands at the top level of a module.
@@ -63,6 +65,7 @@ def check_head(
         _check_terms,
         _check_padding_changes_nothing,
         check_phases,
+        check_gates,
         check_reach,
         _check_plain_tensors,
         _check_one_tensor,

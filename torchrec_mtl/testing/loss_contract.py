@@ -68,7 +68,7 @@ class _Subject:
         return values if self.config.domain == "positive" else np.where(zeros, 0.0, values)
 
     def build(self, labels: Doubles) -> Loss:
-        return self.loss_class(self.config, _scale_of(labels, self.config))
+        return self.loss_class(self.config, scale_of(labels, self.config))
 
 
 def _check_class(subject: _Subject) -> None:
@@ -142,7 +142,7 @@ def _rows(loss: Loss, values: Tensor) -> Tensor:
     return values if loss.num_outputs == 1 else values.unsqueeze(1).repeat(1, loss.num_outputs)
 
 
-def _scale_of(labels: Doubles, config: LossConfig) -> LabelScale:
+def scale_of(labels: Doubles, config: LossConfig) -> LabelScale:
     """Return what the pass over the training data would say of the labels."""
     sample = Sample()
     sample.add(labels)

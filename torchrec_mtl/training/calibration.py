@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from torchrec_mtl.atomic import write_text
 from torchrec_mtl.training.metrics import Vector, as_columns
+from torchrec_mtl.training.versioned import load_versioned
 
 FILE: Final = "calibration.json"
 GROUPS: Final = 10
@@ -74,15 +75,17 @@ def group_rows(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike) ->
     y, p = y[order], p[order]
     starts = np.flatnonzero(np.append(True, p[1:] != p[:-1]))
     sizes = np.diff(starts, append=p.size)
-    mean, square = (np.repeat(np.add.reduceat(v, starts) / sizes, sizes) for v in (y, y * y))
+    mean = np.repeat(np.add.reduceat(y, starts) / sizes, sizes)
+    spread = np.repeat(np.add.reduceat((y - mean) ** 2, starts) / sizes, sizes)
     cuts = np.arange(min(GROUPS, p.size) + 1) * p.size // min(GROUPS, p.size)
-    return tuple(_group(p[a:b], mean[a:b], square[a:b]) for a, b in pairwise(cuts.tolist()))
+    return tuple(_group(p[a:b], mean[a:b], spread[a:b]) for a, b in pairwise(cuts.tolist()))
 
 
-def _group(predictions: Vector, labels: Vector, squares: Vector) -> Group:
-    mean = float(labels.mean())
-    variance = max(float(squares.mean()) - mean * mean, 0.0)
-    return Group(labels.size, float(predictions.mean()), mean, _NORMAL * math.sqrt(variance / labels.size))
+def _group(predictions: Vector, labels: Vector, spreads: Vector) -> Group:
+    """Return the group of rows that have the mean label of their ties, and the variance within these."""
+    variance = float(spreads.mean() + labels.var())  # within and between; E[y^2] - E[y]^2 cancels far from 0
+    half = _NORMAL * math.sqrt(variance / labels.size)
+    return Group(labels.size, float(predictions.mean()), float(labels.mean()), half)
 
 
 def lifts(groups: Sequence[Group]) -> list[float]:
@@ -108,16 +111,12 @@ def load_calibration(path: Path) -> Calibration:
     Raises:
         ValueError: the file holds something else.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        if plain["version"] != _VERSION:
-            raise ValueError(f"version {plain['version']!r}, this release reads {_VERSION}")
-        tasks = {str(task): tuple(map(_read_group, groups)) for task, groups in plain["tasks"].items()}
-        return Calibration(int(plain["step"]), str(plain["split"]), tasks)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{path} does not hold the calibration of a run: {error!r}. Delete it, or restore it"
-        ) from error
+    return load_versioned(path, _VERSION, _read, what="the calibration of a run")
+
+
+def _read(plain: Mapping[str, Any]) -> Calibration:
+    tasks = {str(task): tuple(map(_read_group, groups)) for task, groups in plain["tasks"].items()}
+    return Calibration(int(plain["step"]), str(plain["split"]), tasks)
 
 
 def _read_group(plain: Mapping[str, float]) -> Group:

@@ -30,6 +30,7 @@ from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.retrieval import vectors_of
 from torchrec_mtl.training.run_dir import best_or_latest, load_run
 from torchrec_mtl.training.session import Session, open_session
+from torchrec_mtl.training.stored_run import StoredRun
 
 Floats = npt.NDArray[np.float32]
 Loaded = tuple[RunConfig, Statistics, Checkpoints]
@@ -71,11 +72,14 @@ def index_run(run: str | Path, items: Sequence[str], out: Path, options: IndexOp
         vectors = np.concatenate([*vectors_of(session, files, "item")])
         ids = _column(files, retrieval.item)
         index = ItemIndex.load(out) if add else None
+        source = StoredRun.find(run)
         try:
             if index is not None:
+                _check_same_checkpoint(index, source, out)
                 index.add(ids, vectors)
             else:
-                notes = {"run": str(Path(run).resolve()), "item": retrieval.item, "step": _step(loaded[2])}
+                notes = {"run": str(Path(run).resolve()), "item": retrieval.item, "step": str(source.step)}
+                notes["checkpoint"] = source.digest()  # a server compares it with that of its bundle
                 index = ItemIndex.build(ids, vectors, config.task_names, options, notes)
         except ValueError as error:
             raise ValueError(f"items of {files[0].path}, column '{retrieval.item}': {error}") from error
@@ -169,10 +173,14 @@ def _session(loaded: Loaded, device: torch.device) -> Session:
     return session
 
 
-def _step(checkpoints: Checkpoints) -> str:
-    """Return the step of what makes the vectors: a server compares it with that of its bundle."""
-    notes = checkpoints.notes(best_or_latest(checkpoints)) or {}
-    return str(notes.get("step", ""))
+def _check_same_checkpoint(index: ItemIndex, source: StoredRun, folder: Path) -> None:
+    """Refuse to put vectors of two trainings into one index: it would find one by scores of the other."""
+    noted = index.notes.get("checkpoint")  # earlier versions noted none
+    if noted and noted != source.digest():
+        raise ValueError(
+            f"the index in {folder} was made of another checkpoint, step {index.notes.get('step')}, than step "
+            f"{source.step} of this run; make it again of all items, without --add"
+        )
 
 
 def _open(patterns: Sequence[str], config: RunConfig, side: Side, key: str) -> tuple[OneSidedFile, ...]:

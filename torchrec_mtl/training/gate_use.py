@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.collectives import all_gather, all_sum
-from torchrec_mtl.findings import Finding, MatrixFinding
-from torchrec_mtl.heads.watched import WatchedGate
+from torchrec_mtl.findings import Finding, MatrixFinding, TableFinding
+from torchrec_mtl.heads.watched import WatchedGate, weights_of
 from torchrec_mtl.objective import StepOutput
 from torchrec_mtl.training.evaluation import gather_rows
 from torchrec_mtl.training.gate_groups import by_activity
@@ -21,6 +21,8 @@ from torchrec_mtl.training.gate_groups import by_activity
 class GateUse:
     """Sums of weights, by mixture.
 
+    A gate that is not what it says of itself is left out with a line: a run does not end without metrics for it.
+
     Args:
         gates: what the head lets be watched.
         tasks: K names, in the order of the columns.
@@ -29,7 +31,8 @@ class GateUse:
     def __init__(self, gates: Sequence[WatchedGate], tasks: Sequence[str]) -> None:
         self._gates = [gate for gate in gates if len(gate.columns) > 1]
         self._tasks = tuple(tasks)
-        self._last: dict[int, Tensor] = {}
+        self._last: dict[int, object] = {}
+        self._wrong: dict[int, str] = {}
         self._sums = [torch.zeros(len(g.rows), len(g.columns) + 1, dtype=torch.float64) for g in self._gates]
         self._rows: list[list[Tensor]] = [[] for _ in self._gates]
         self._users: list[Tensor] = []
@@ -56,12 +59,17 @@ class GateUse:
         if "group" in output.ids:
             self._users.append(output.ids["group"][any_task].cpu())
         for number, gate in enumerate(self._gates):
-            if (weights := self._last.pop(number, None)) is None:
+            if (last := self._last.pop(number, None)) is None:
                 continue  # the head did not ask this gate
-            by_row = {task: counted[k] for k, task in enumerate(self._tasks)}
-            mask = torch.stack([by_row.get(name, any_task) for name in gate.rows]).double()  # [R, B]
-            weights = _weights(weights, gate).double()
-            sums = torch.cat([torch.einsum("rb,rbe->re", mask, weights), mask.sum(1, keepdim=True)], dim=1)
+            try:
+                weights = weights_of(gate, last, self._tasks, any_task).double()
+            except ValueError as error:
+                self._wrong.setdefault(number, str(error))
+                continue
+            tasks = [counted[self._tasks.index(name)] for name in gate.tasks]
+            mask = torch.stack([*tasks, *[any_task] * (len(gate.rows) - len(tasks))])  # [R, B]
+            kept = torch.where(mask.unsqueeze(-1), weights, 0.0)  # what padding weighs may be nan
+            sums = torch.cat([kept.sum(1), mask.sum(1, keepdim=True)], dim=1)
             self._sums[number] += sums.cpu()
             if gate.by_user and "group" in output.ids:
                 self._rows[number].append(weights[0, any_task].float().cpu())
@@ -69,20 +77,23 @@ class GateUse:
     def findings(self, split: str, group: str | None) -> tuple[Finding, ...]:
         """Return heat maps of mean weights, on all ranks together; what is told by users is on rank 0 alone.
 
+        Of a gate that is not what it says, on any rank, a line in place of them.
+
         Args:
             split: what was evaluated, in words.
             group: the column whose values are the users; None: nothing is told by users.
         """
         found: list[Finding] = []
-        for gate, sums, rows in zip(self._gates, self._sums, self._rows, strict=True):
+        for number, (gate, sums, rows) in enumerate(zip(self._gates, self._sums, self._rows, strict=True)):
+            if all_sum(torch.tensor(float(number in self._wrong))) > 0:
+                found.append(_left_out(gate, self._wrong.get(number, "is not what it says of itself, on another rank")))
+                continue
             total = all_sum(sums)
             if not total[:, -1].any():
                 continue
             means = (total[:, :-1] / total[:, -1:]).tolist()  # 0 / 0, of a task without rows, is nan
-            note = (
-                f"Mean weight over the {split} rows that count for the task; a line adds up to 1. {gate.note}".strip()
-            )
-            found.append(MatrixFinding(gate.title, gate.rows, gate.columns, tuple(map(tuple, means)), note))
+            note = f"Mean weight over the {split} rows that count for {_whose(gate)}; a line adds up to 1. {gate.note}"
+            found.append(MatrixFinding(gate.title, gate.rows, gate.columns, tuple(map(tuple, means)), note.strip()))
             if gate.by_user and group is not None:
                 found += self._by_users(gate, rows, group)
         return tuple(found)
@@ -97,17 +108,23 @@ class GateUse:
 class _Keeper:
     """Keeps what a module returned last."""
 
-    def __init__(self, last: dict[int, Tensor], number: int) -> None:
+    def __init__(self, last: dict[int, object], number: int) -> None:
         self._last, self._number = last, number
 
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self._last[self._number] = output.detach()
+    def __call__(self, _module: nn.Module, _inputs: object, output: object) -> None:
+        self._last[self._number] = output.detach() if isinstance(output, Tensor) else output
 
 
-def _weights(output: Tensor, gate: WatchedGate) -> Tensor:
-    """Return [R, B, E] that sum to 1 over E."""
-    stacked = output.unsqueeze(0) if output.dim() == 2 else output
-    return torch.softmax(stacked.float(), dim=-1) if gate.softmax else stacked.float()
+def _whose(gate: WatchedGate) -> str:
+    """Return what its rows of data count for, in words."""
+    others = gate.rows[len(gate.tasks) :]
+    if not gate.tasks:
+        return "any task"
+    return f"the task, of '{', '.join(others)}' over those that count for any" if others else "the task"
+
+
+def _left_out(gate: WatchedGate, why: str) -> Finding:
+    return TableFinding(gate.title, ("not shown",), ((f"the gate {why}",),), "See torchrec_mtl.heads.watched.")
 
 
 def _gathered(rows: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchrec_mtl.atomic import write_text
+from torchrec_mtl.training.versioned import load_versioned
 
 FILE: Final = "ranks.json"
 _VERSION: Final = 1
@@ -76,13 +77,11 @@ def load_ranks(path: Path) -> tuple[RankMemory, ...]:
     Raises:
         ValueError: the file holds something else.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        if plain["version"] != _VERSION:
-            raise ValueError(f"version {plain['version']!r}, this release reads {_VERSION}")
-        return tuple(map(_read_rank, plain["ranks"]))
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} does not hold the ranks of a run: {error!r}. Delete it, or restore it") from error
+    return load_versioned(path, _VERSION, _read_ranks, what="the ranks of a run")
+
+
+def _read_ranks(plain: Mapping[str, Any]) -> tuple[RankMemory, ...]:
+    return tuple(map(_read_rank, plain["ranks"]))
 
 
 def _read_rank(plain: Mapping[str, Any]) -> RankMemory:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torchrec_mtl import device
 from torchrec_mtl.atomic import write_text
 from torchrec_mtl.config.checks_device import for_the_cpu
+from torchrec_mtl.config.differences import differences
 from torchrec_mtl.config.later import with_later_keys
 from torchrec_mtl.config.load import ConfigError, dump, load_config
 from torchrec_mtl.config.run import RunConfig
@@ -68,7 +69,7 @@ def _enter(run_dir: Path, config: RunConfig, fresh: bool) -> None:
         if old is not None:  # without a config of ours, what lies here is not ours
             _forget(run_dir)
     elif old is not None and checkpoints.index():
-        if changed := _differences(with_later_keys(old, config), config.model_dump(mode="json")):
+        if changed := differences(with_later_keys(old, config), config.model_dump(mode="json"), may_differ=_may_differ):
             where = f"{run_dir} holds another run (go on with its config, take another run_dir, or --fresh)"
             raise ConfigError(changed, source=where)
     elif any(checkpoints.folder.glob("step-*")) or any(checkpoints.folder.glob("damaged-*")):
@@ -194,15 +195,8 @@ def _check_shared(run_dir: Path) -> None:
         raise ValueError(f"run_dir {run_dir} must lie on storage that all nodes share; ranks {blind} do not see it")
 
 
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if re.sub(r"\.\d+\.", ".*.", path) in _MAY_DIFFER:
-        return []
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(k for k in new if k not in old)]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else str(k))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in _differences(a, b, f"{path}.{i}")]
-    return [] if old == new else [f"{path}: was {old!r}, is {new!r}"]
+def _may_differ(path: str) -> bool:
+    return re.sub(r"\.\d+\.", ".*.", path) in _MAY_DIFFER
 
 
 def best_or_latest(checkpoints: Checkpoints) -> str:

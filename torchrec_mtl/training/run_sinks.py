@@ -14,9 +14,10 @@ from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.registry import resolve
 from torchrec_mtl.training.distributed import on_rank_0_alone
 from torchrec_mtl.training.evaluation import Evaluation
-from torchrec_mtl.training.plugged_sinks import GuardedSink, PluggedSink
+from torchrec_mtl.training.plugged_sinks import OPEN_S, GuardedSink, PluggedSink, close_together
 from torchrec_mtl.training.sinks import JsonLinesSink, MetricSink, ProgressSink, TensorBoardSink
 from torchrec_mtl.training.state import TrainState
+from torchrec_mtl.whereabouts import whereabouts
 
 
 @contextmanager
@@ -32,6 +33,8 @@ def run_sinks(config: RunConfig, state: TrainState, total_steps: int, console: C
     Raises:
         ValueError: one of ``train.sinks`` cannot be opened; on all ranks, and nothing was written.
     """
+    if config.train.sinks:
+        whereabouts.at("opening the sinks of train.sinks")
     with ExitStack() as stack:
         found = on_rank_0_alone(lambda: _open(config, state, total_steps, console, stack))
         yield found or []
@@ -42,11 +45,12 @@ def _open(
 ) -> list[MetricSink]:
     run_dir = Path(config.run_dir)
     say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    plugged: list[MetricSink] = []
+    plugged: list[PluggedSink] = []
+    stack.callback(close_together, plugged)
+    patience = min(OPEN_S, config.train.timeout_s / 2)  # the other ranks wait meanwhile, no longer than timeout_s
     for name in config.train.sinks:  # first: where one cannot be opened, there is no log yet
         sink_class: Callable[[RunConfig, int], MetricSink] = resolve("sink", name)
-        plugged.append(PluggedSink(name, partial(sink_class, config, state.step), say))
-        stack.callback(plugged[-1].close)
+        plugged.append(PluggedSink(name, partial(sink_class, config, state.step), say, open_s=patience))
     sinks: list[MetricSink] = [
         JsonLinesSink(run_dir / "metrics.jsonl", state.step, settled=state.settled == state.step),
         GuardedSink("TensorBoard", TensorBoardSink(run_dir / "tb", state.step + 1 if state.step else 0), say),
@@ -54,7 +58,7 @@ def _open(
         ProgressSink(console, total_steps, state.step),
     ]
     for sink in sinks:
-        if sink not in plugged:
+        if not isinstance(sink, PluggedSink):
             stack.callback(sink.close)
     return sinks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ class StoredRun:
         for name, expected in self.checksums.items():
             if (problem := damage(self.path / name, expected)) is not None:
                 raise CheckpointError(f"{self.path} is damaged: {problem}; take another checkpoint")
+
+    def digest(self) -> str:
+        """Return what tells this checkpoint from all others, hexadecimal; empty where it has no checksums."""
+        listed = "\n".join(f"{name} {value}" for name, value in sorted(self.checksums.items()))
+        return hashlib.sha256(listed.encode()).hexdigest() if listed else ""
 
     def section(self, *keys: str) -> Any:  # noqa: ANN401
         """Return what the config has under ``keys``, None where nothing."""

@@ -20,7 +20,6 @@ from torchrec_mtl.tuning.choose import RULES, Choice
 if TYPE_CHECKING:
     from torchrec_mtl.bench.rows import LogOf
     from torchrec_mtl.bench.schedule import Course as Running
-    from torchrec_mtl.tuning.course import Course
     from torchrec_mtl.tuning.results import Result
     from torchrec_mtl.tuning.rows import TuneRow
     from torchrec_mtl.tuning.study import Study
@@ -79,7 +78,7 @@ def tune(options: Options, console: Console) -> str:
     out = options.out or Path(f"{study.run.run_dir.rstrip('/')}-tune")
     check(out, study, fresh=options.fresh)
     if options.dry_run:
-        return _count(study, options, out, console)
+        return _count(study, options, choice, out, console)
     with only_one("tune", out):
         check(out, study, fresh=options.fresh)  # another one may have ended in between
         enter(out, study, fresh=options.fresh)
@@ -134,15 +133,17 @@ def _tune(study: Study, options: Options, choice: Choice, log: LogOf[TuneRow], o
     from torchrec_mtl.bench.schedule import Course as Running
     from torchrec_mtl.tuning.course import Course, seed_jobs, seeds_plan, trials_plan
     from torchrec_mtl.tuning.files import check_best, write
+    from torchrec_mtl.tuning.folder import note_trials
     from torchrec_mtl.tuning.report import make_report
     from torchrec_mtl.tuning.results import Point, conclude, finalists, front_of
 
     course = Course()
-    count = _wanted(study, options, log, console)
-    if isinstance(choice.rule, int) and not 1 <= choice.rule <= count:
-        text = f"--choose {choice.rule}: there are trials 1 to {count}; choose one of them, or ask for more --trials"
-        raise ConfigError([text], source="torchrec-mtl tune")
+    count, _ = _wanted(study, options, log, out)
+    _check_asked(choice, count)
+    if count > options.trials:
+        _say(console, f"{count} trials are there, more than --trials {options.trials}: all of them count")
     _run(Running(trials_plan(study, count, course), count), study, options, log, out, console)
+    note_trials(out, study, count)
     jobs = [seed_jobs(study, trial) for trial in finalists(study, course.trials, choice)]
     flat = [job for of_trial in jobs for job in of_trial]
     on_front, seeds = len(front_of(course.trials)), len(study.space.seeds)
@@ -161,16 +162,23 @@ def _tune(study: Study, options: Options, choice: Choice, log: LogOf[TuneRow], o
     return text
 
 
-def _wanted(study: Study, options: Options, log: LogOf[TuneRow], console: Console) -> int:
-    """Return how many trials to have: those asked for, or those that are there where they are more."""
-    from torchrec_mtl.tuning.course import replay
+def _wanted(study: Study, options: Options, log: LogOf[TuneRow], out: Path) -> tuple[int, int]:
+    """Return how many trials to have, those asked for or those there are where they are more; and how many are there.
 
-    rows = sum(row.phase == "trial" for row in log.rows)
-    known = replay(study, max(options.trials, rows), log)
-    last = max([len(known.trials), *known.known])
-    if last > options.trials:
-        _say(console, f"{last} trials are there, more than --trials {options.trials}: all of them count")
-    return max(options.trials, last)
+    Rows do not say it: trials that repeat a config, or whose settings do not go together, have none.
+    """
+    from torchrec_mtl.tuning.course import replay
+    from torchrec_mtl.tuning.folder import num_trials
+
+    of_rows = [row.number for row in log.rows if row.phase == "trial"]
+    known = replay(study, max(options.trials, num_trials(out), len(of_rows), *of_rows), log)
+    return max([options.trials, len(known.trials), *known.known]), len(known.trials) + len(known.known)
+
+
+def _check_asked(choice: Choice, count: int) -> None:
+    if isinstance(choice.rule, int) and not 1 <= choice.rule <= count:
+        text = f"--choose {choice.rule}: there are trials 1 to {count}; choose one of them, or ask for more --trials"
+        raise ConfigError([text], source="torchrec-mtl tune")
 
 
 def _run(
@@ -188,28 +196,26 @@ def _run(
         raise InterruptedTuningError(f"stopped; {len(log.rows)} finished runs are in {log.path}") from None
 
 
-def _count(study: Study, options: Options, out: Path, console: Console) -> str:
-    from torchrec_mtl.tuning.course import replay
+def _count(study: Study, options: Options, choice: Choice, out: Path, console: Console) -> str:
     from torchrec_mtl.tuning.rows import open_log
 
-    log = open_log(out, forget_failed=options.retry_failed)
-    known = 0 if options.fresh else _num_known(replay(study, options.trials, log))
-    seeds, most = len(study.space.seeds), study.space.front
-    points = min(most, options.trials) + 1 if study.weights is None and len(study.objectives) > 1 else 2
-    points = min(points, options.trials)
-    found = {"trials": options.trials, "known_trials": known, "most_points": points, "seeds": seeds}
-    found["most_runs"] = options.trials - known + points * seeds
+    count, known = options.trials, 0
+    if not options.fresh:
+        count, known = _wanted(study, options, open_log(out, forget_failed=options.retry_failed), out)
+    _check_asked(choice, count)
+    seeds = len(study.space.seeds)
+    several = study.weights is None and len(study.objectives) > 1
+    points = 1 + (study.space.front if several else 1) + isinstance(choice.rule, int)  # untuned, front, asked for
+    points = min(points, count)
+    found = {"trials": count, "known_trials": known, "most_points": points, "seeds": seeds}
+    found["most_runs"] = count - known + points * seeds
     goals = ", ".join(o.name for o in study.objectives)
     _say(
         console,
-        f"config and space are fine; objectives: {goals}; {options.trials} trials, {known} of them in {out}, then at "
+        f"config and space are fine; objectives: {goals}; {count} trials, {known} of them in {out}, then at "
         f"most {points} points with {seeds} seeds each: at most {found['most_runs']} runs to do",
     )
     return json.dumps(found, indent=2) + "\n"
-
-
-def _num_known(course: Course) -> int:
-    return len(course.trials) + len(course.known)
 
 
 def _show(result: Result, out: Path, console: Console) -> None:
@@ -221,7 +227,10 @@ def _show(result: Result, out: Path, console: Console) -> None:
     if failed:
         where = f"what they had printed is in {out / 'failed'}"
         _say(console, f"{len(failed)} runs failed, the first: {failed[0]}; {where}")
-    if result.chosen is None:
+    if result.chosen is None and isinstance(result.choice.rule, int):
+        text = f"a seed of trial {result.choice.rule} failed; --retry-failed runs it again, or --choose another"
+        _say(console, f"nothing is chosen: {text}")
+    elif result.chosen is None:
         _say(console, "nothing to choose: no point was trained with all its seeds; --retry-failed runs them again")
     elif not result.chosen.trial.words:
         _say(console, f"chosen: the config as it is ({result.choice.said}): tuning did not pay")

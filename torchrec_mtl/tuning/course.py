@@ -68,6 +68,7 @@ class Job:
             machine=machine(),
             versions=versions(),
             said=self.study.said(values),
+            number=self.number,
             **outcome,
         )
 
@@ -149,6 +150,7 @@ def _trial_job(study: Study, number: int, count: int, proposal: Proposal) -> Job
             config="",
             split="validation",
             status="failed",
+            number=number,
             error=f"ConfigError: {'; '.join(error.problems)}",
         )
     label = f"trial {number}/{count}" + ("" if proposal.words else " (the config as it is)")

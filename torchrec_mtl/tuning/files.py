@@ -56,9 +56,9 @@ def best_yaml(result: Result, chosen: Point, out: Path) -> str:
     raw, _ = read_yaml(study.config.read_text(encoding="utf-8-sig"))
     words = [*study.words, *chosen.trial.words, f"run_dir={json.dumps(str(out / 'best'))}"]
     if study.run.data.prepare is not None:
-        words.append(f"data.prepare={json.dumps(os.path.relpath(study.run.data.prepare, out))}")
-    problems = apply_overrides(raw, words)
-    assert not problems, problems
+        words.append(f"data.prepare={json.dumps(os.path.relpath(study.run.data.prepare, out.resolve()))}")
+    if problems := apply_overrides(raw, words):  # a config that changed since it was read
+        raise ValueError(f"{study.config}: the chosen settings cannot be written into it: {'; '.join(problems)}")
     tried = " ".join(chosen.trial.words) or "as it is"
     lines = [
         f"# {study.config} {' '.join(study.words)}".rstrip() + ",",
@@ -70,10 +70,20 @@ def best_yaml(result: Result, chosen: Point, out: Path) -> str:
 
 
 def check_best(result: Result, out: Path) -> None:
-    """Make sure that ``best.yaml`` is the config that was trained."""
-    if result.chosen is not None:
-        written = load_config(out / "best.yaml")
-        assert canonical(written) == canonical(result.study.configure(result.chosen.trial.words))
+    """Make sure that ``best.yaml`` is the config that was trained.
+
+    Raises:
+        ValueError: it is not; it is deleted.
+    """
+    if result.chosen is None:
+        return
+    written, trained = load_config(out / "best.yaml"), result.study.configure(result.chosen.trial.words)
+    if canonical(written) != canonical(trained) or written.data.prepare != trained.data.prepare:
+        (out / "best.yaml").unlink()
+        raise ValueError(
+            f"{out / 'best.yaml'} would not be the config that was trained (was {result.study.config} changed "
+            f"meanwhile?) and is not written; trial {result.chosen.trial.number}'s settings are in front.json"
+        )
 
 
 def to_json(result: Result) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 
 from torchrec_mtl.atomic import write_text
 from torchrec_mtl.bench.identity import canonical
-from torchrec_mtl.config.explain import ConfigError, shown
+from torchrec_mtl.config.differences import differences
+from torchrec_mtl.config.explain import ConfigError
 from torchrec_mtl.config.text import read_plain, read_yaml, write_yaml
 from torchrec_mtl.tuning import rows
 from torchrec_mtl.tuning.study import Study
 
 _FILE = "study.yaml"
+_MARK = "data files"
+_TRIALS = "trials"  # its one key that is no part of the study's identity
 WRITTEN = (rows.FILE, "study.journal", "front.json", "front.md", "front.html", "best.yaml")
 _DRAWINGS = "front-*.svg"
 WORK, FAILED = "work", "failed"
@@ -28,14 +31,15 @@ def check(out: Path, study: Study, *, fresh: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(["a file lies there, where the results need a folder; name another --out"], source=str(out))
-    old = read_plain(out / _FILE) if (out / _FILE).exists() else None
-    if not isinstance(old, dict):
+    old = _read(out)
+    if old is None:
         strange = [name for name in (_FILE, *WRITTEN) if (out / name).exists()]
         if strange:
             text = f"{', '.join(strange)} there, and no study that can be read; take another --out"
             raise ConfigError([text], source=str(out))
         return
-    changed = [] if fresh else list(_differences(old, _identity(study)))
+    old.pop(_TRIALS, None)
+    changed = [] if fresh else _differences(old, _identity(study))
     if changed:
         where = f"{out} holds another study (go on with its config and space, take another --out, or --fresh)"
         raise ConfigError(changed, source=where)
@@ -52,6 +56,23 @@ def enter(out: Path, study: Study, *, fresh: bool) -> None:
         write_text(out / _FILE, write_yaml(_identity(study)))
 
 
+def num_trials(out: Path) -> int:
+    """Return how many trials the search of a folder had when it last came to its end; 0: it never did."""
+    count = (_read(out) or {}).get(_TRIALS, 0)
+    return count if isinstance(count, int) else 0
+
+
+def note_trials(out: Path, study: Study, count: int) -> None:
+    """Note how many trials the search had: those that repeat a config, or have none, leave no row behind."""
+    if num_trials(out) != count:
+        write_text(out / _FILE, write_yaml({**_identity(study), _TRIALS: count}))
+
+
+def _read(out: Path) -> dict[str, Any] | None:
+    found = read_plain(out / _FILE) if (out / _FILE).exists() else None
+    return found if isinstance(found, dict) else None
+
+
 def _identity(study: Study) -> dict[str, Any]:
     """Return all that decides which trials are proposed and what they come to; seeds may be added later."""
     space, weights = study.space, study.weights or ()
@@ -64,18 +85,13 @@ def _identity(study: Study) -> dict[str, Any]:
         "tuning_seed": space.tuning_seed,
         "startup": space.startup,
         "round": space.round,
-        "data files": study.files_mark,
+        _MARK: study.files_mark,
     }
 
 
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in _differences(a, b, f"{path}.{i}")]
-    if old == new:
-        return []
-    if path == "data files":
-        return [f"{path}: their names, sizes, or row groups are not those of the trials before"] if old and new else []
-    return [f"{path}: was {shown(old)}, is {shown(new)}"]
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    found = differences(old, new, may_differ=lambda path: path == _MARK)
+    marks = old.get(_MARK), new[_MARK]
+    if all(marks) and marks[0] != marks[1]:  # empty: the data were still to be made
+        found.append(f"{_MARK}: their names, sizes, or row groups are not those of the trials before")
+    return found

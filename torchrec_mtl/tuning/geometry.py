@@ -84,8 +84,8 @@ def hypervolumes(points: Sequence[Point | None]) -> list[float] | None:
         points: one a trial; None: it failed.
 
     Returns:
-        One number a trial, 0 to 1; None where there is no such volume: one objective, more than ``MOST_GOALS``, or
-        a front of one point.
+        One number a trial, 0 to 1; None where there is no such volume: one objective, more than ``MOST_GOALS``, a
+        front of one point, or one whose points lie too close for a volume.
     """
     done = [p for p in points if p is not None]
     front = [done[i] for i in unbeaten(done)]
@@ -94,6 +94,8 @@ def hypervolumes(points: Sequence[Point | None]) -> list[float] | None:
         return None
     reference = [min(c) - 0.1 * (max(c) - min(c)) for c in columns]
     whole = hypervolume(front, reference)
+    if not whole > 0:
+        return None
     found: list[float] = []
     best: list[Point] = []
     for point in points:

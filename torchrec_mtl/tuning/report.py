@@ -10,13 +10,12 @@ from torchrec_mtl.bench.report import Cell, Mark, Report, Section, Table
 from torchrec_mtl.bench.results import several
 from torchrec_mtl.bench.scores import MAIN, MORE, direction
 from torchrec_mtl.bench.statistics import Difference, holm
-from torchrec_mtl.bench.tables import estimated, p_value
+from torchrec_mtl.bench.tables import ALPHA, compared, estimated
 from torchrec_mtl.tuning.course import Trial
 from torchrec_mtl.tuning.objectives import Objective
 from torchrec_mtl.tuning.plots import plots_of
 from torchrec_mtl.tuning.results import Point, Result, Split
 
-_ALPHA = 0.05
 _ROWS = {
     "validation": "The rows that the trials were scored on, with new seeds: the points were found there, so these "
     "figures flatter them. The choice is made by these means.",
@@ -72,7 +71,7 @@ def comparison(result: Result, split: Split) -> Table:
     elif result.untuned is not None:
         notes.append(
             "Second line: difference to the untuned config, paired by seed; p of a paired t-test, corrected for all "
-            f"differences of this table (Holm). ▲ better, ▼ worse: p < {_ALPHA:g}."
+            f"differences of this table (Holm). ▲ better, ▼ worse: p < {ALPHA:g}."
         )
     else:
         notes.append("The untuned config failed: there is nothing to compare with.")
@@ -87,11 +86,20 @@ def against_untuned(result: Result) -> list[str]:
     found = []
     for objective in result.study.objectives:
         d = chosen.difference(untuned, objective, result.split)
-        better = d.mean * objective.sign
-        word = "the same" if better == 0 else "better" if better > 0 else "worse"
-        sure = "" if d.low > 0 or d.high < 0 else "; the interval holds 0"
-        found.append(f"{objective.task} {objective.metric} {estimated(d, sign='+')} ({word}{sure})")
+        found.append(f"{objective.task} {objective.metric} {_verdict(d, objective)}")
     return found
+
+
+def _verdict(d: Difference, objective: Objective) -> str:
+    if not d.count:
+        return "cannot be compared: not defined on these rows"
+    better = d.mean * objective.sign
+    word = "the same" if better == 0 else "better" if better > 0 else "worse"
+    if math.isnan(d.half):
+        sure = " with one seed, which says nothing of chance"
+    else:
+        sure = "" if d.low > 0 or d.high < 0 else "; the interval holds 0"
+    return f"{estimated(d, sign='+')} ({word}{sure})"
 
 
 def failures(result: Result) -> list[str]:
@@ -136,14 +144,8 @@ def _differences(result: Result, split: Split) -> dict[tuple[str, Objective], Di
 def _compared(point: Point, objective: Objective, split: Split, difference: Difference | None, p: float) -> Cell:
     found = point.estimate(objective, split)
     if not found.count:
-        return Cell("failed", mark="failed")
-    if difference is None:
-        return Cell(estimated(found))
-    mark: Mark = ""
-    if p < _ALPHA:
-        mark = "better" if difference.mean * objective.sign > 0 else "worse"
-    tested = "" if math.isnan(p) else f", p {p_value(p)}"
-    return Cell(estimated(found), f"{estimated(difference, sign='+')}{tested}", mark)
+        return Cell("-") if point.complete else Cell("failed", mark="failed")
+    return compared(found, difference, p, objective.sign)
 
 
 def _settings(result: Result) -> Table:

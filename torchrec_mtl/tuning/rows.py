@@ -18,10 +18,12 @@ class TuneRow(Row):
     Attributes:
         validation: task -> metric -> value on the rows of ``data.eval``; of a trial the same as ``metrics``.
         said: the objectives in words, for progress.
+        number: of the trial that it was made for, from 1; later trials of the same config have no row. 0: unknown.
     """
 
     validation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     said: str = ""
+    number: int = 0
 
     @property
     def summary(self) -> str:

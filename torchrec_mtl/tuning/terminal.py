@@ -6,9 +6,7 @@ from rich.console import Console
 from rich.table import Table as Rich
 from rich.text import Text
 
-from torchrec_mtl.bench.report import Cell, Table
-
-_MARKS = {"": "", "better": "▲ ", "worse": "▼ ", "failed": ""}
+from torchrec_mtl.bench.report import MARKS, Cell, Table
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -25,5 +23,5 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def _cell(cell: Cell) -> Text:
-    mark = _MARKS[cell.mark]
+    mark = MARKS[cell.mark]
     return Text(f"{cell.text}\n{mark}{cell.small}" if cell.small else f"{mark}{cell.text}")

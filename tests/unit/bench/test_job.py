@@ -2,7 +2,19 @@ import multiprocessing
 
 import pytest
 
+from tests.unit.bench.suites import open_suite, write_suite
 from torchrec_mtl.bench.job import speed, work
+from torchrec_mtl.bench.tuning import Outcome, plan
+from torchrec_mtl.bench.workers import as_run
+
+
+def test_a_run_of_a_bench_tells_no_tracker(folder, tmp_path):
+    own = {"train.sinks": ["tests.sinks:Keeping"]}
+    write_suite(folder, data={"planted": {"config": str(folder / "run.yaml"), "set": own}})
+    suite, pairs = open_suite(folder)
+    (job,) = next(plan(suite, Outcome(pairs["htlnet"])))
+    assert job.run.train.sinks == ("tests.sinks:Keeping",)
+    assert as_run(job, tmp_path).train.sinks == ()
 
 
 def test_speed_weighs_the_windows_by_their_time():

@@ -102,6 +102,7 @@ def test_fingerprints_tell_settings_and_data_apart_but_not_seeds(folder):
     mark = plain.fingerprint(plain.run)
     assert mark == plain.fingerprint(plain.configure(["train.seed=5", "run_dir=elsewhere"]))
     assert mark == plain.fingerprint(plain.configure(["train.save=wait"]))
+    assert mark == plain.fingerprint(plain.configure(["train.sinks=[tests.sinks:Keeping]"]))
     changed_runs = [plain.configure([word]) for word in ("train.epochs=3", "train.precision=bf16", "train.comms=fp16")]
     assert len({mark, other.fingerprint(other.run), *map(plain.fingerprint, changed_runs)}) == 5
     (folder / "test.parquet").write_bytes((folder / "validation.parquet").read_bytes())

@@ -25,6 +25,12 @@ def test_interval_of_few_values():
     assert math.isnan(estimate([2.0]).half)
 
 
+def test_equal_values_have_no_spread_whatever_their_rounding():
+    found = estimate([0.7] * 3)
+    assert (found.mean, found.half, found.count) == (0.7, 0.0, 3)
+    assert math.isnan(estimate([math.nan] * 3).half)
+
+
 @given(numbers)
 def test_paired_test_is_scipy_s(ours):
     theirs = [value / 2 + (-1) ** i for i, value in enumerate(ours)]

@@ -58,12 +58,18 @@ def test_options_reach_the_command():
         "--workers 3 --allow-reload",
     ]
     made = materialize_appdef(serving.serve, [*args, "--env", "A=1", "--mounts", "type=bind,src=/x,dst=/y"])
-    words = ["python", "-m", "torchrec_mtl", "serve", "a b", "--host", "0.0.0.0", "--port", "9", "--index", "i"]
-    assert command_of(made) == [*words, "--workers", "3", "--allow-reload"]
+    words = ["python", "-m", "torchrec_mtl", "serve", "a b", "--host", "0.0.0.0", "--port", "9", "--workers", "2"]
+    assert command_of(made) == [*words, "--index", "i", "--workers", "3", "--allow-reload"]  # the last one counts
     (role,) = made.roles
     assert (role.port_map, role.num_replicas) == ({"http": 9}, 1)
     assert role.env["A"] == "1"
     assert len(role.mounts) == 1
+
+
+@pytest.mark.parametrize(("resources", "workers"), [({}, "2"), ({"cpu": 5}, "5"), ({"h": "gpu.small"}, "8")])
+def test_it_works_on_as_many_requests_as_it_gets_cores(resources, workers):
+    words = command_of(serving.serve("b", **resources))
+    assert words[words.index("--workers") + 1] == workers
 
 
 def test_the_command_has_these_options():

@@ -2,48 +2,18 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from torchrec_mtl.data.statistics import LabelStatistics, Moments, Sample, to_bins
 from torchrec_mtl.losses.base import LabelScale, Loss, LossConfig
+from torchrec_mtl.testing.loss_contract import scale_of
 
 
-@pytest.fixture
-def scale_of() -> Callable[..., LabelScale]:
+@pytest.fixture(name="scale_of")
+def make_scale() -> Callable[..., LabelScale]:
     """Return the scale of labels [n], with the target of a config."""
-
-    def moments(values):
-        found = Moments()
-        found.add(values)
-        return found.mean, found.std
-
-    def build(labels, config: LossConfig | None = None) -> LabelScale:
-        sample = Sample()
-        sample.add(labels)
-        (mean, std), (log_mean, log_std) = moments(labels), moments(np.log(labels[labels > 0]))
-        target_mean, target_std = moments(labels if config is None else config.target(labels))
-        quantiles, shares, bin_means = (tuple(values.tolist()) for values in to_bins(sample.sorted()))
-        return LabelScale.of(
-            LabelStatistics(
-                rows=len(labels),
-                weight=float(len(labels)),
-                mean=mean,
-                std=std,
-                positive_rate=float((labels > 0).mean()),
-                target_mean=target_mean,
-                target_std=target_std,
-                log_mean=log_mean,
-                log_std=log_std,
-                quantiles=quantiles,
-                shares=shares,
-                bin_means=bin_means,
-            )
-        )
-
-    return build
+    return lambda labels, config=None: scale_of(labels, config or LossConfig(type="any"))
 
 
 @pytest.fixture

@@ -153,6 +153,25 @@ def test_a_config_of_another_shape_is_named(run, key):
         page_of(run)
 
 
+def change_group(run, **values):
+    found = json.loads((run / "calibration.json").read_text())
+    found["tasks"]["<b>"][0].update(values)
+    (run / "calibration.json").write_text(json.dumps(found))
+
+
+def test_a_run_that_left_all_bounds_has_a_page(run):
+    extremes = [line(110, **{"train/loss/watch": 1e308}), line(120, **{"train/loss/watch": -1e308})]
+    write_lines(run / "metrics.jsonl", [*lines(), *extremes])
+    change_group(run, prediction=1e308)
+    well_formed(page_of(run))
+
+
+def test_numbers_too_large_to_reckon_with_are_an_error_that_names_the_run(run):
+    change_group(run, rows=10**400)
+    with pytest.raises(ValueError, match=r"run <1> does not hold what a training writes"):
+        page_of(run)
+
+
 def test_the_page_lies_in_the_run_or_where_asked(run, tmp_path):
     assert write_page([run]) == run / "report.html"
     elsewhere = tmp_path / "new" / "page.html"

@@ -1,15 +1,17 @@
 """The page of several runs: what is put together, what is marked, what differs."""
 
 import json
+import math
 import re
 
 import pytest
 import yaml
 
 from tests.pages import well_formed
-from tests.report_runs import make_run
+from tests.report_runs import make_run, write_lines
 from torchrec_mtl.report_page.differences import difference_table
 from torchrec_mtl.report_page.groups import group_runs
+from torchrec_mtl.report_page.overlay import losses_of
 from torchrec_mtl.report_page.page import write_page
 from torchrec_mtl.report_page.read import read_run
 from torchrec_mtl.report_page.scoreboard import how_to_read, metrics_tables, transfer_table
@@ -174,3 +176,65 @@ def test_several_runs_need_a_name_for_their_page(runs, tmp_path):
         write_page(runs)
     assert write_page(runs, tmp_path / "page.html").is_file()
     assert not (runs[0] / "report.html").exists()
+
+
+def test_seeds_that_a_mean_does_not_have_are_told(runs):
+    (runs[1] / "metrics.json").unlink()
+    table = next(t for t in metrics_tables(groups_of(runs)) if t.title.startswith("<b>"))
+    assert row(table, "mmoe")["auc"].small == "2 of 3 seeds"
+    assert row(table, "alone")["auc"].small == ""
+
+
+def test_a_metric_that_the_reference_lacks_has_no_difference(tmp_path):
+    both = make_run(tmp_path / "both", metrics=metrics(0.7, 0.5))
+    alone = make_run(tmp_path / "alone", head="single_task", metrics=metrics(None, 0.5))
+    table = transfer_table(groups_of([both, alone]))
+    assert table is not None
+    assert (row(table, "both")["<b> auc"].text, row(table, "both")["<b> auc"].small) == ("-", "")
+
+
+def test_differences_between_evaluations_on_other_files_are_said(runs):
+    table = transfer_table(groups_of(runs))
+    assert table is not None
+    assert "same files" not in " ".join(table.notes)
+    config = yaml.safe_load((runs[6] / "config.yaml").read_text())
+    config["data"]["eval"] = ["c.parquet"]
+    (runs[6] / "config.yaml").write_text(yaml.safe_dump(config))
+    table = transfer_table(groups_of(runs))
+    assert table is not None
+    assert "Not evaluated on the same files" in table.notes[-1]
+    assert table.notes[-1].endswith(": other against alone.")
+
+
+def test_long_values_that_differ_late_are_shown_where_they_differ(tmp_path):
+    first = make_run(tmp_path / "a", head={"type": "mmoe", "layers": "x" * 500 + "one"})
+    other = make_run(tmp_path / "b", head={"type": "mmoe", "layers": "x" * 500 + "two" + "y" * 500})
+    third = make_run(tmp_path / "c", head={"type": "mmoe", "layers": "x" * 500 + "one", "note": "z" * 500})
+    table = difference_table(groups_of([first, other, third]))
+    found = {cells[0].text: [cell.text for cell in cells[1:]] for cells in table.rows}
+    assert found["head.layers"][0] == "..." + "x" * 40 + "one"
+    assert found["head.layers"][1] == "..." + "x" * 40 + "two" + "y" * 157 + "..."
+    assert found["head.note"] == ["-", "-", "z" * 200 + "..."]
+
+
+def of_key(runs, key, values):
+    """Write a log a run, with a line a value."""
+    for run, mine in zip(runs, values, strict=True):
+        write_lines(run / "metrics.jsonl", [{"step": s, key: v} for s, v in enumerate(mine, 1)])
+
+
+def test_means_of_long_logs_go_to_the_last_step(runs):
+    of_key(runs[:3], "eval/loss", [[*[0.5] * 4_999, seed / 10] for seed in (1, 2, 3)])
+    assert "mmoe 0.2000" in well_formed(losses_of(groups_of(runs[:3]))).texts
+
+
+def test_a_step_that_one_seed_lacks_is_a_gap(runs):
+    of_key(runs[:3], "eval/loss", [[0.5] * 5, [0.5, 0.5, math.nan, 0.5, 0.5], [0.5] * 5])
+    assert losses_of(groups_of(runs[:3])).count("<polyline") == 2
+
+
+def test_losses_of_training_are_drawn_once(runs):
+    titles = [
+        t for t in well_formed(losses_of(groups_of(runs[:3]))).texts if t.endswith((", training", ", evaluation"))
+    ]
+    assert sorted(titles) == ["<b>, evaluation", "<b>, training", "all tasks, evaluation", "watch, training"]

@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,23 @@ def test_higher_values_are_drawn_higher_and_later_steps_to_the_right():
 def test_a_curve_is_cut_at_gaps_and_at_phases():
     curve = Curve("click", 1, ((1, 0.5), (2, 0.4), (3, math.nan), (4, 0.3), (5, 0.2), (6, 0.1), (7, math.inf)))
     assert [len(path) for path in paths(figure("loss", [curve], phases=[5]))] == [2, 2, 1]
+
+
+def test_an_area_has_the_gaps_of_its_curve_and_reaches_its_last_point():
+    points = tuple((s, math.nan if s == 1_000 else 1.0) for s in range(2_000))
+    band = tuple((s, v - 0.5, v + 0.5) for s, v in points)
+    drawn = figure("loss", [Curve("click", 1, points, faint=True, band=band)])
+    areas = [paths(area)[0] for area in re.findall(r"<polygon [^>]*>", drawn)]
+    lines = [paths(line)[0] for line in re.findall(r"<polyline [^>]*>", drawn)]
+    assert len(areas) == len(lines) == 2
+    assert [max(x for x, _ in area) for area in areas] == pytest.approx([line[-1][0] for line in lines], abs=0.5)
+
+
+@pytest.mark.parametrize("values", [(1e308, -1e308, 0.5), (1e308, 0.5, 0.25), (math.inf, 0.5, 0.25)])
+def test_numbers_that_no_chart_has_a_place_for_are_gaps(values):
+    drawn = figure("loss", [Curve("click", 1, tuple(enumerate(values, 1)))])
+    assert sum(map(len, paths(drawn))) == sum(abs(v) < 1e100 for v in values)
+    assert not {"nan", "inf"} & set(re.findall(r"nan|inf", drawn))
 
 
 def test_nothing_is_drawn_of_nothing():

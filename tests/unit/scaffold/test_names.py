@@ -34,12 +34,40 @@ def test_a_name_gives_all_others(name):
         ("a" * 51, "at most 50 characters, found 51"),
         ("class", "'class' is a word of Python"),
         ("match", "'match' is a word of Python"),
+        ("null", "'null' is read as None in a YAML"),
+        ("on", "'on' is read as True in a YAML"),
+        ("off", "'off' is read as False in a YAML"),
+        (
+            "towers",
+            "the class would be called Towers, as one that it is made with; choose another name, such as 'my_towers'",
+        ),
+        ("head_output", "would be called HeadOutput"),
+        ("representation", "would be called Representation"),
         ("htlnet", "there is a head 'htlnet' already (torchrec_mtl.heads.htlnet:HTLNet)"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused_with_one_that_can(name, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_name("head", name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "class_name"),
+    [
+        ("rule", "gradient", "GradientRule"),
+        ("head", "config", "Config"),
+        ("head", "positive_int", "PositiveInt"),
+        ("bottom", "features", None),
+        ("loss", "label_scale", None),
+        ("rule", "towers", None),
+    ],
+)
+def test_a_class_hides_nothing_that_the_skeleton_of_its_kind_needs(kind, name, class_name):
+    if class_name is None:  # the suffix of the kind tells them apart
+        assert check_name(kind, name).name == name
+        return
+    with pytest.raises(ValueError, match=f"the class would be called {class_name}, as one that it is made with"):
+        check_name(kind, name)
 
 
 def test_names_are_taken_within_a_kind():

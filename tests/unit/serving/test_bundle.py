@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchrec_mtl.serving.bundle import ABOUT, read_about, write_about
+from torchrec_mtl.serving.bundle import ABOUT, _digest, read_about, write_about
 from torchrec_mtl.serving.predictor import Predictor
 
 
@@ -22,6 +22,7 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 def about(folder: Path, change: Callable[[Any], None]) -> None:
     content = json.loads((folder / ABOUT).read_text())
     change(content)
+    content["digest"] = _digest(content)
     (folder / ABOUT).write_text(json.dumps(content))
 
 
@@ -60,7 +61,17 @@ def table(folder: Path) -> Path:
             lambda b: about(b, lambda a: a["sha256"].update({"../x": "0"})),
             r"names the file '\.\./x', which lies elsewhere",
         ),
-        (lambda b: about(b, lambda a: a["layout"]["files"][0].update(name="../../x.npy")), "is not whole"),
+        (
+            lambda b: about(b, lambda a: a["layout"]["files"][0].update(name="../../x.npy")),
+            r"files\.0\.name: String should",
+        ),
+        (lambda b: about(b, lambda a: a["layout"]["files"][0].update(name="/x.npy")), r"files\.0\.name: String should"),
+        (lambda b: about(b, lambda a: a["layout"]["files"][0].update(name="other.npy")), r"has no tables/other\.npy"),
+        (lambda b: about(b, lambda a: a["sha256"].pop("statistics.json")), r"is not whole: it has no statistics\.json"),
+        (
+            lambda b: (b / ABOUT).write_text((b / ABOUT).read_text().replace('"step": ', '"step": 1')),
+            "is not what was written",
+        ),
     ],
 )
 def test_damage_is_told(copy: Path, damage: Callable[[Path], None], message: str):

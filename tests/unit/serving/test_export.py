@@ -1,12 +1,14 @@
 """Bundles: what they hold, when they are refused, and what stays when an export fails."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -142,3 +144,69 @@ def test_a_bundle_is_replaced_whole(run: Path, tmp_path: Path):
     assert json.loads((out / ABOUT).read_text())["sha256"].keys() == {
         path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.name != ABOUT
     }
+
+
+def test_an_export_that_was_killed_leaves_nothing_for_long(run: Path, tmp_path: Path):
+    (tmp_path / ".partial-out-999999999" / "tables").mkdir(parents=True)
+    mine = tmp_path / f".partial-out-{os.getppid()}"
+    mine.mkdir()
+    export_run(run, tmp_path / "out", Options(rows=5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "out"]
+
+
+def test_a_root_is_no_bundle(run: Path):
+    with pytest.raises(ValueError, match="/ cannot be a bundle; name a folder of its own"):
+        export_run(run, "/")
+
+
+def test_ids_are_compared_with_those_of_training(run: Path, tmp_path: Path):
+    rows = pq.read_table(run.parent / "rows.parquet")
+    strings = rows.set_column(rows.column_names.index("user_id"), "user_id", rows["user_id"].cast("string"))
+    pq.write_table(strings, tmp_path / "strings.parquet")
+    with pytest.raises(
+        ValueError, match=r"column 'user_id' of .*strings\.parquet holds strings, .* trained on integers"
+    ):
+        export_run(run, tmp_path / "out", Options(data=(str(tmp_path / "strings.parquet"),)))
+
+
+def test_metrics_that_rows_do_not_define_are_left_out_or_refused(run: Path, tmp_path: Path):
+    rows = pq.read_table(run.parent / "rows.parquet")
+    for name, others in (("one", ()), ("all", ("long_view", "watch_time"))):
+        same = rows
+        for column in ("click", *others):
+            same = same.set_column(same.column_names.index(column), column, pa.array([1.0] * 300, rows[column].type))
+        pq.write_table(same, tmp_path / f"{name}.parquet")
+    about = export_run(run, tmp_path / "out", Options(8, max_loss=0.1, data=(str(tmp_path / "one.parquet"),)))
+    assert about.parity is not None
+    assert set(about.parity.metrics) == {"long_view", "watch_time"}
+    assert read_about(tmp_path / "out") == about
+    with pytest.raises(ValueError, match="no task has a metric on these rows"):
+        export_run(run, tmp_path / "out", Options(8, data=(str(tmp_path / "all.parquet"),)))
+
+
+def test_a_model_that_says_nan_is_refused(run: Path, tmp_path: Path):
+    from torchrec_mtl.serving import export
+
+    trained = export.trained_model
+
+    def diverged(*arguments):
+        model = trained(*arguments)
+        next(model.objective.head.parameters()).fill_(float("nan"))
+        return model
+
+    with (
+        patch.object(export, "trained_model", diverged),
+        pytest.raises(ParityError, match="the trainer's model says NaN or infinity for"),
+    ):
+        export_run(run, tmp_path / "out")
+
+
+def test_a_mistyped_column_of_a_file_is_told(run: Path, bundle: Path, tmp_path: Path):
+    rows = pq.read_table(run.parent / "rows.parquet")
+    names = ["user_ids" if name == "user_id" else name for name in rows.column_names]
+    pq.write_table(rows.rename_columns(names), tmp_path / "typo.parquet")
+    with pytest.raises(ValueError, match=r"typo\.parquet: nothing reads a column 'user_ids'. Did you mean 'user_id'"):
+        predict_files(Predictor.load(bundle), [str(tmp_path / "typo.parquet")], tmp_path / "out.parquet")
+    pq.write_table(rows.drop_columns(["user_id"]), tmp_path / "less.parquet")
+    rows_and_missing = predict_files(Predictor.load(bundle), [str(tmp_path / "less.parquet")], tmp_path / "out.parquet")
+    assert rows_and_missing == (300, ("user_id",))

@@ -16,7 +16,7 @@ from torchrec_mtl.serving.export import example_inputs
 from torchrec_mtl.serving.inputs import InputMaker
 from torchrec_mtl.serving.layout import TableFile, lay_out
 from torchrec_mtl.serving.program import Program, export_program, rows_of
-from torchrec_mtl.testing.export_contract import eager, tables_of
+from torchrec_mtl.testing.export_contract import check_export, eager, tables_of
 
 FEATURES: dict[str, Any] = {
     "tables": [
@@ -76,13 +76,17 @@ def table_of(num_rows: int, seed: int = 0, *, full: bool = False) -> pa.Table:
     )
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_histories_of_the_user_and_of_the_row_go_together(order: int):
+    config = config_of("dtrn")
+    features = config.features.model_copy(update={"sequences": config.features.sequences[::order]})
+    check_export(config.model_copy(update={"features": features}))
+
+
 @pytest.mark.parametrize("bottom", ["concat", "dtrn"])
 @pytest.mark.parametrize("full", [True, False])
 def test_any_rows_reach_the_tables_as_in_training(bottom: str, full: bool):
     config = config_of(bottom)
-    if bottom == "dtrn":
-        features = config.features.model_copy(update={"sequences": config.features.sequences[:1]})
-        config = config.model_copy(update={"features": features})
     model = build_model(config, {}, tables="cpu").eval()
     layout = lay_out(config.features, model.objective.reader.spec)
     tables = tables_of(model, layout)
@@ -145,7 +149,7 @@ def test_tables_of_one_width_and_type_share_a_file():
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantised_row_is_within_half_a_step(bits: Any):
     rows = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
-    file = TableFile(name="x", rows=100, dim=8, bits=bits)
+    file = TableFile(name="x.npy", rows=100, dim=8, bits=bits)
     stored = torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(rows, bits)
     assert stored.shape[1] == file.width
     ids = torch.tensor([3, 99, 3, 0])

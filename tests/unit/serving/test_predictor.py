@@ -112,6 +112,9 @@ def test_several_threads_at_once(predictor: Predictor, table: pa.Table):
         ({"user_id": "123"}, r"column 'user_id' of the input must be a list of values"),
         ({"user_id": [1], "age": [1, 2]}, r"different lengths: user_id 1, age 2"),
         ({"user_ids": [1]}, r"nothing reads a column 'user_ids'. Did you mean 'user_id'"),
+        ({"user_id": {0: 50, 1: 60}}, r"column 'user_id' of the input must be a list of values"),
+        ({"user_id": {50, 60}}, r"column 'user_id' of the input must be a list of values"),
+        (pa.table([pa.array([1]), pa.array([2])], ["user_id", "user_id"]), "has several columns 'user_id'"),
         ([1, 2], r"must be a mapping of columns, a pandas DataFrame, or an Arrow table \(found list\)"),
     ],
 )
@@ -134,6 +137,7 @@ def test_other_columns_are_left_alone_unless_asked(predictor: Predictor, table: 
         ({}, {"user_id": [1]}, None, "candidates: nothing reads a column 'user_id'. It is of the user"),
         ({"usr_id": 1}, {"item_id": [1]}, None, "Did you mean 'user_id'"),
         ({}, {"item_id": [1]}, {"item_id": 2}, "given for each of the candidates, and in context"),
+        (None, {"item_id": [1]}, None, r"user must be a mapping of columns to values \(found NoneType\)"),
         ({"user_id": [1.5]}, {"item_id": [1]}, None, "column 'user_id' of user: holds list<item: double>"),
     ],
 )

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import torch
 from torch.export import Dim
 
+from torchrec_mtl.serving.operations import is_known
 from torchrec_mtl.serving.predictor import Predictor
-from torchrec_mtl.serving.trusted import check_program, load_program
+from torchrec_mtl.serving.trusted import load_program, read_program
 
 
 class Small(torch.nn.Module):
@@ -24,7 +26,7 @@ class Small(torch.nn.Module):
         self.register_buffer("scale", torch.tensor([1.0, 2.0]), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.relu_(self.layer(x) * self.scale)
+        return torch.nn.functional.relu(self.layer(x) * self.scale)
 
 
 class Payload:
@@ -99,6 +101,12 @@ CRAFTED = {
     "function of operator": set_target("_operator.methodcaller"),
     "function of math's module": set_target("math.__loader__.load_module"),
     "file operation": set_target("torch.ops.aten.from_file.default"),
+    "operation that writes": set_target("torch.ops.aten.add_.Tensor"),
+    "operation with an output": set_target("torch.ops.aten.add.out"),
+    "operation that trusts its arguments": set_target("torch.ops.fbgemm.permute_2D_sparse_data.default"),
+    "operation that saves": set_target("torch.ops.aten.save.default"),
+    "endless size": set_size("Pow(Integer(9), Pow(Integer(9), Integer(9)))"),
+    "large number": set_size("Integer(99999999999999)"),
     "extension": set_target("#yours:x"),
     "size": set_size("__import__('os').system('true')"),
     "size by attribute": set_size("Symbol('s0').func"),
@@ -132,7 +140,7 @@ def test_our_programs_are_opened(program: Path):
 def test_a_crafted_program_is_refused(program: Path, crafted: Callable[[dict[str, bytes]], None]):
     path = changed(program, crafted)
     with pytest.raises(ValueError, match="is no program of this package, and is not opened: "):
-        check_program(path)
+        read_program(path)
 
 
 def test_example_inputs_are_not_unpickled(program: Path, tmp_path: Path):
@@ -182,3 +190,45 @@ def test_a_bundle_with_a_crafted_program_is_refused(bundle: Path, tmp_path: Path
     write_about(copy, read_about(copy))
     with pytest.raises(ValueError, match=r"it names 'torch\.os\.system'"):
         Predictor.load(copy)
+
+
+def test_two_readers_of_one_archive_see_the_same(program: Path, tmp_path: Path):
+    """Python finds the directory of a zip right before its end; torch's reader goes where the end says it is."""
+    mark = tmp_path / "mark"
+    buffer = io.BytesIO()
+    torch.save(Payload(mark), buffer)
+    inputs = "data/sample_inputs/model.pt"
+    evil = changed(program, lambda members: members.update({inputs: buffer.getvalue()})).read_bytes()
+    good = changed(program, lambda members: members.update({inputs: b""})).read_bytes()
+    ends = {raw: raw.rfind(b"PK\5\6") for raw in (evil, good)}
+    (evil_size, evil_at), (good_size, good_at) = (struct.unpack("<II", raw[e + 12 : e + 20]) for raw, e in ends.items())
+    assert evil_size == good_size
+    front = evil[: ends[evil]]
+    moved = len(front) + ends[good] - good_size - evil_at  # what Python takes every place to be off by
+    directory, at = bytearray(good[good_at : ends[good]]), 0
+    while at < len(directory):
+        name, extra, comment = struct.unpack("<HHH", directory[at + 28 : at + 34])
+        (place,) = struct.unpack("<I", directory[at + 42 : at + 46])
+        directory[at + 42 : at + 46] = struct.pack("<I", place + len(front) - moved)
+        at += 46 + name + extra + comment
+    end = bytearray(good[ends[good] :])
+    end[16:20] = struct.pack("<I", evil_at)
+    crafted = tmp_path / "two.pt2"
+    crafted.write_bytes(front + good[:good_at] + bytes(directory) + bytes(end))
+    assert load_program(crafted).module()(torch.zeros(2, 3)).shape == (2, 2)
+    assert not mark.exists()
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(AssertionError):
+            torch.export.load(crafted)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert mark.exists(), "the attack is one"
+
+
+def test_known_operations_write_to_no_argument():
+    assert is_known("torch.ops.aten.embedding_bag.padding_idx")
+    assert is_known("torch.ops.aten.where.self")
+    assert not is_known("torch.ops.aten.nothing.default")
+    assert not is_known("torch.ops.aten.relu.nothing")
+    assert not is_known("torch.ops.aten.relu_.default")

@@ -32,6 +32,14 @@ def test_ten_groups_are_means_of_neighbours():
     assert groups[0].half == pytest.approx(1.96 * 0.5 / math.sqrt(2))
 
 
+def test_intervals_of_labels_far_from_0_are_those_of_labels_near_it():
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.normal(0, 5, 1_000), rng.integers(0, 200, 1_000)
+    near, far = (group_rows(labels + shift, predictions, np.ones(1_000)) for shift in (0.0, 1.7e9))
+    assert [g.half for g in far] == pytest.approx([g.half for g in near], rel=1e-5)
+    assert min(g.half for g in near) > 0.5
+
+
 def test_rows_without_a_weight_do_not_count_and_other_weights_count_as_one():
     labels, predictions, weights = rows_of(0)
     labels[weights == 0] = math.nan

@@ -1,5 +1,7 @@
 """From a run to an index and back: the best items of each query by hand, weights, what was seen, and mistakes."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +102,16 @@ def test_further_items_join(run, files, tmp_path):
     code, said = call("index", run, "--items", parts[1], "--out", tmp_path / "index", "--add")
     assert code == 1
     assert "10 ids are in the index already" in said
+
+
+def test_items_of_another_training_do_not_join(run, files, tmp_path):
+    index(run, files, tmp_path / "index")
+    about = json.loads((tmp_path / "index" / "index.json").read_text())
+    about["notes"]["checkpoint"] = "0" * 64
+    (tmp_path / "index" / "index.json").write_text(json.dumps(about))
+    code, said = index(run, files, tmp_path / "index", "--add")
+    assert code == 1
+    assert "made of another checkpoint" in said
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_task_without_rows_has_no_mean_and_a_gate_that_is_not_asked_tells_noth
 
 def test_a_gate_by_user_leaves_padding_out():
     module = nn.Identity()
-    gate = WatchedGate("preference", module, ("all users",), TASKS, by_user=True)
+    gate = WatchedGate("preference", module, ("all users",), TASKS, task_rows=0, by_user=True)
     use = GateUse([gate], TASKS)
 
     def outputs():
@@ -105,6 +105,65 @@ def test_a_gate_by_user_leaves_padding_out():
     )
     assert isinstance(spread, TableFinding)
     assert [row[:2] for row in spread.rows] == [("1 row", 1), ("2 rows", 1)]
+
+
+def findings_of(gate, returned, weights, tasks=TASKS):
+    use = GateUse([gate], tasks)
+
+    def outputs():
+        gate.module(returned)
+        yield dataclasses.replace(output(weights), names=tasks)
+
+    with use.watching(outputs()) as watched:
+        list(watched)
+    return use.findings("test", None)
+
+
+def test_a_row_is_a_task_s_only_where_the_gate_says_so():
+    weights = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]).expand(2, 2, 2)
+    gate = WatchedGate("gate", nn.Identity(), ("shared", "shared"), ("a", "b"), task_rows=1)
+    (found,) = findings_of(gate, weights, [[1.0, 0.0], [0.0, 1.0]], tasks=("shared", "buy"))
+    assert found.values == ((1.0, 0.0), (0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("task_rows", "said"),
+    [
+        (None, "count for the task;"),
+        (0, "count for any task;"),
+        (1, "count for the task, of 'buy' over those that count for any;"),
+    ],
+)
+def test_the_note_says_which_rows_count(task_rows, said):
+    gate = WatchedGate("gate", nn.Identity(), TASKS, ("a", "b"), task_rows=task_rows)
+    (found,) = findings_of(gate, torch.full((2, 3, 2), 0.5), [[1.0, 1.0]] * 3)
+    assert f"over the test rows that {said} a line adds up to 1." in found.note
+
+
+def test_what_padding_weighs_may_be_anything():
+    weights = torch.full((2, 3, 2), 0.5)
+    weights[:, 2] = math.nan
+    gate = WatchedGate("gate", nn.Identity(), TASKS, ("a", "b"))
+    (found,) = findings_of(gate, weights, [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    assert found.values == ((0.5, 0.5), (0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "returned", "said"),
+    [
+        ({}, torch.full((2, 3, 4), 0.25), r"returns the shape (2, 3, 4), where its rows and columns say (2, 3, 2)"),
+        ({}, torch.full((3, 2), 0.5), "returns the shape (3, 2)"),
+        ({}, torch.full((2, 3, 2), 0.0005), "weights that sum to 0.001 instead of 1; say softmax=True"),
+        ({}, (torch.full((2, 3, 2), 0.5),), "returns tuple instead of a tensor"),
+        ({"rows": ("click", "all")}, torch.full((2, 3, 2), 0.5), "says that its row 'all' is a task; set task_rows"),
+        ({"by_user": True}, torch.full((2, 3, 2), 0.5), "is told by users, and has 2 rows instead of one"),
+    ],
+)
+def test_a_gate_that_is_not_what_it_says_is_left_out_with_a_line(options, returned, said):
+    gate = WatchedGate(**{"title": "gate", "module": nn.Identity(), "rows": TASKS, "columns": ("a", "b"), **options})
+    (found,) = findings_of(gate, returned, [[1.0, 1.0]] * 3)
+    assert isinstance(found, TableFinding)
+    assert said in found.rows[0][0]
 
 
 def test_groups_of_users_are_about_deciles_and_a_user_counts_once():

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from torchrec_mtl.heads.shared_bottom import SharedBottom
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.run import train
 from torchrec_mtl.training.trainer import InterruptedTrainingError
+from torchrec_mtl.whereabouts import whereabouts
 
 PLAIN = {"head": {"type": "shared_bottom", "shared": [8], "tower": [4]}, "gradient": {"type": "sum"}}
 DOCS = Path(__file__).parents[3] / "docs" / "sinks.md"
@@ -101,6 +103,23 @@ def test_a_sink_that_cannot_be_made_stops_the_run_and_leaves_nothing(trained, tm
         trained("tests.sinks:Keeping", "tests.sinks:Impossible")
     assert not (tmp_path / "run").exists()
     assert Keeping.made[-1].closed == 1
+
+
+def test_a_sink_that_does_not_open_is_named_by_whoever_waits(files, tmp_path, monkeypatch):
+    options = {"sinks": ["tests.sinks:Keeping"], "timeout_s": 1.0}
+    raw = raw_config(files["train"], tmp_path / "run", **PLAIN, data=files, train=options)
+    gate, seen = threading.Event(), []
+
+    def opened(self, run, first_step):
+        seen.append(str(whereabouts))
+        gate.wait()
+
+    monkeypatch.setattr(Keeping, "__init__", opened)
+    with pytest.raises(ValueError, match=r"tests\.sinks:Keeping cannot be opened: it was not done after 0\.5 s"):
+        train(parse(raw), torch.device("cpu"), console=Console(file=io.StringIO()))
+    gate.set()
+    assert "opening the sinks of train.sinks" in seen[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_goes_on_with_a_sink_that_it_began_without(trained):

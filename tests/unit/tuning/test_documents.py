@@ -15,7 +15,7 @@ from torchrec_mtl.bench.markdown import to_markdown
 from torchrec_mtl.bench.page import to_html
 from torchrec_mtl.config.load import load_config
 from torchrec_mtl.tuning.choose import Choice
-from torchrec_mtl.tuning.files import best_yaml, write
+from torchrec_mtl.tuning.files import best_yaml, check_best, write
 from torchrec_mtl.tuning.report import against_untuned, make_report
 from torchrec_mtl.tuning.results import conclude
 
@@ -121,6 +121,30 @@ def test_a_relative_preparation_is_still_found_from_the_new_file(folder, tmp_pat
     assert load_config(out / "best.yaml").data.prepare == str(script.resolve())
 
 
+def test_a_preparation_is_found_where_the_folder_lies_behind_a_link(folder, tmp_path):
+    (folder / "make.py").write_text("")
+    text = (folder / "run.yaml").read_text()
+    (folder / "run.yaml").write_text(text.replace("data:", "data:\n  prepare: make.py", 1))
+    result, course = a_result(study_in(folder))
+    (tmp_path / "far" / "away" / "out").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    out = tmp_path / "link" / "out"
+    write(result, make_report(result), course.optuna, out)
+    check_best(result, out)
+    assert load_config(out / "best.yaml").data.prepare == str((folder / "make.py").resolve())
+    (out / "best.yaml").write_text((out / "best.yaml").read_text().replace("make.py", "other.py"))
+    with pytest.raises(ValueError, match=r"best\.yaml would not be the config that was trained .* is not written"):
+        check_best(result, out)
+    assert not (out / "best.yaml").exists()
+
+
+def test_a_config_that_became_another_is_not_written_over_with_settings_of_before(study, tmp_path):
+    result, course = a_result(study)
+    study.config.write_text("optim: 7\n")
+    with pytest.raises(ValueError, match="the chosen settings cannot be written into it"):
+        write(result, make_report(result), course.optuna, tmp_path)
+
+
 def test_without_a_choice_no_config_is_written_and_an_old_one_goes(study, tmp_path):
     course, _ = drive(study, 3)
     (tmp_path / "best.yaml").write_text("old")
@@ -133,6 +157,30 @@ def test_what_tuning_won_is_said_against_the_untuned_config(result):
     click, time = against_untuned(result)
     assert click == "click auc +0.0600 ± 0.0000 (better)"
     assert time.startswith("watch_time nrmse -0.1000")
+
+
+def compared(study, *pairs, test):
+    """What is said of the third trial, chosen, against the first."""
+    course, _ = drive(study, 3)
+    points = [
+        a_point(course.trials[0], *pairs, test=[(0.5, 1.0)] * len(pairs)),
+        a_point(course.trials[2], *pairs, test=test),
+    ]
+    result = conclude(study, course.trials, points, Choice(3))
+    return against_untuned(result), make_report(result).sections[0].tables[1]
+
+
+def test_what_the_test_rows_do_not_define_is_not_called_worse(study):
+    said, table = compared(study, (0.6, 1.0), (0.6, 1.0), test=[(None, 0.9), (None, 0.8)])
+    assert said[0] == "click auc cannot be compared: not defined on these rows"
+    assert said[1].startswith("watch_time nrmse -0.1500")
+    assert (table.rows[1][1].text, table.rows[1][1].mark) == ("-", "")
+
+
+def test_of_one_seed_no_interval_is_told(study):
+    said, _ = compared(study, (0.6, 1.0), test=[(0.7, 1.0)])
+    assert said[0] == "click auc +0.2000 (better with one seed, which says nothing of chance)"
+    assert said[1] == "watch_time nrmse +0.0000 (the same with one seed, which says nothing of chance)"
 
 
 def test_optuna_reads_the_journal(study, tmp_path):

@@ -3,7 +3,7 @@ import yaml
 
 from tests.unit.tuning.studies import study_in, write_space
 from torchrec_mtl.config.load import ConfigError
-from torchrec_mtl.tuning.folder import check, enter
+from torchrec_mtl.tuning.folder import check, enter, note_trials, num_trials
 
 
 @pytest.fixture
@@ -52,6 +52,15 @@ def test_changed_data_are_refused(out, folder, study):
 def test_what_has_no_part_in_the_trials_may_change(out, folder):
     write_space(folder, seeds=[5, 6, 7], front=3, timeout_s=60)
     check(out, study_in(folder, "run_dir=elsewhere", "train.seed=3", "train.references=true"), fresh=False)
+
+
+def test_how_many_trials_there_were_is_noted_and_is_no_other_study(out, folder, study):
+    assert (num_trials(folder), num_trials(out)) == (0, 0)
+    note_trials(out, study, 16)
+    assert num_trials(out) == 16
+    check(out, study_in(folder), fresh=False)
+    enter(out, study, fresh=True)
+    assert num_trials(out) == 0
 
 
 def test_fresh_forgets_what_tuning_wrote_and_nothing_else(out, folder):

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from torchrec_mtl.bench.fronts import unbeaten
 from torchrec_mtl.tuning.geometry import hypervolume, hypervolumes, spread
 
+# Two points that differ in the last digit: their volume rounds to 0.
+ULP = [(0.7, 0.5000000000000001), (0.7000000000000001, 0.5)]
+
 
 def clouds(most_goals, largest=4, most_points=7):
     """Points with whole coordinates 0 to ``largest``."""
@@ -52,7 +55,9 @@ def test_hypervolumes_rise_to_one_and_failed_trials_add_nothing():
     assert found[-1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("points", [[], [None], [(1.0,), (2.0,)], [(1.0, 1.0), (0.0, 0.0)], [(1.0,) * 5, (2.0,) * 5]])
+@pytest.mark.parametrize(
+    "points", [[], [None], [(1.0,), (2.0,)], [(1.0, 1.0), (0.0, 0.0)], [(1.0,) * 5, (2.0,) * 5], ULP]
+)
 def test_without_a_volume_there_is_none(points):
     assert hypervolumes(points) is None
 
