@@ -4,8 +4,9 @@ r"""What HTTP adds to a predictor's call: /score with one user and 500 candidate
 
 The server is the command itself, in a process of its own; requests are made up from the columns of the bundle (drawn
 with seed 0) and sent over one open connection. Calls of the predictor in this process, with the same values, take turns
-with requests whose candidates come as columns and as rows: the overhead is the difference of their medians. Then
-several clients at once: requests a second, and how long they took.
+with requests whose candidates come as columns and as rows: the overhead is the difference of their medians, and the aim
+for it is 2 ms at p50. Then several clients at once, each a process: requests a second, and how long they took. They
+share the machine with the server. ``benchmarks/serving.py RUN --http`` asks real rows, and beside the trainer's model.
 """
 
 from __future__ import annotations
@@ -19,36 +20,44 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.measured import Spread
+from benchmarks.http_client import post
+from benchmarks.measured import Aim, Figure, Spread, as_markdown
 from torchrec_mtl.bench.machine import machine
 from torchrec_mtl.serving.predictor import Predictor
 from torchrec_mtl.serving.server.columns import ServedColumn, served_columns
 
 _HISTORY = 30
+_AIM = Aim("at most", 2.0, of="value")  # ms that HTTP adds at p50
 _QUESTIONS = 16
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request, as values and as bodies."""
+    """One request, as values and as bodies.
 
-    user: dict[str, Any]
-    candidates: dict[str, list[Any]]
+    Attributes:
+        user: a value a column of the user's side.
+        candidates: [B] values a column of the other sides.
+    """
+
+    user: Mapping[str, Any]
+    candidates: Mapping[str, list[Any]]
 
     def body(self, *, rows: bool) -> bytes:
         """Return the body, candidates as rows or as columns."""
-        given: object = self.candidates
+        given: object = dict(self.candidates)
         if rows:
             given = [dict(zip(self.candidates, values)) for values in zip(*self.candidates.values())]
-        return json.dumps({"user": self.user, "candidates": given}).encode()
+        return json.dumps({"user": dict(self.user), "candidates": given}).encode()
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ class HttpFigures:
 
     Attributes:
         latency: way of asking -> milliseconds, of all repeats together.
-        overhead: of HTTP at p50, in milliseconds, by form of the body; a difference within each repeat.
+        overhead: of HTTP over the predictor at p50, in milliseconds, by form of the body; a difference within each
+            repeat.
         load: clients -> requests a second, and how long they took.
     """
 
@@ -88,9 +98,13 @@ class HttpFigures:
         """Return all of it as Markdown."""
         lines = ["| | p50 ms | p95 ms | p99 ms |", "| --- | ---: | ---: | ---: |"]
         lines += [f"| {name} | {x.p50:.2f} | {x.p95:.2f} | {x.p99:.2f} |" for name, x in self.latency.items()]
-        lines += ["", "| body | HTTP overhead at p50, ms |", "| --- | ---: |"]
-        lines += [f"| {name} | {spread} |" for name, spread in self.overhead.items()]
-        lines += ["", "| clients | requests/s | p50 ms | p95 ms | p99 ms |", "| ---: | ---: | ---: | ---: | ---: |"]
+        added = [Figure(name, spread, "ms", aim=_AIM) for name, spread in self.overhead.items()]
+        lines += [as_markdown("Added to the predictor's call at p50", added)]
+        lines += [
+            "",
+            "| clients, a process each | requests/s | p50 ms | p95 ms | p99 ms |",
+            "| ---: | ---: | ---: | ---: | ---: |",
+        ]
         lines += [
             f"| {clients} | {rate:.0f} | {x.p50:.2f} | {x.p95:.2f} | {x.p99:.2f} |"
             for clients, (rate, x) in self.load.items()
@@ -107,6 +121,8 @@ def measure_http(
     seconds: float = 5.0,
     clients: tuple[int, ...] = (1, 2, 4, 8),
     options: tuple[str, ...] = (),
+    questions: Sequence[Question] = (),
+    beside: Mapping[str, Callable[[int], object]] | None = None,
 ) -> HttpFigures:
     """Measure a bundle.
 
@@ -118,14 +134,18 @@ def measure_http(
         seconds: under load, for each number of clients.
         clients: that ask at once.
         options: further words of the command.
+        questions: to ask; by default made up, with so many candidates.
+        beside: further ways to answer these, timed in turn with the others: name -> a function of the number of a
+            question, counted from 0.
     """
     predictor = Predictor.load(bundle)
-    questions = make_questions(predictor, candidates)
+    questions = questions or make_questions(predictor, candidates)
     with serving(bundle, *options) as (host, port):
-        sides = _sides(predictor, questions, http.client.HTTPConnection(host, port))
+        sides = {**(beside or {}), **_sides(predictor, questions, http.client.HTTPConnection(host, port))}
+        _in_turn(sides, len(questions), len(questions))  # warm
         times: dict[str, list[list[float]]] = {name: [] for name in sides}
         for _ in range(repeats):
-            for name, found in _in_turn(sides, calls).items():
+            for name, found in _in_turn(sides, calls, len(questions)).items():
                 times[name].append(found)
         load = {n: _under_load(host, port, [q.body(rows=False) for q in questions], n, seconds) for n in clients}
     medians = {name: [float(np.median(found)) * 1000 for found in blocks] for name, blocks in times.items()}
@@ -134,7 +154,7 @@ def measure_http(
         overhead={
             name: Spread.of([mine - base for mine, base in zip(medians[name], medians["predictor"])])
             for name in sides
-            if name != "predictor"
+            if name.startswith("HTTP")
         },
         load=load,
     )
@@ -185,55 +205,66 @@ def serving(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
 
 
 def _sides(
-    predictor: Predictor, questions: list[Question], connection: http.client.HTTPConnection
+    predictor: Predictor, questions: Sequence[Question], connection: http.client.HTTPConnection
 ) -> dict[str, Callable[[int], object]]:
     columns, rows = ([q.body(rows=as_rows) for q in questions] for as_rows in (False, True))
     return {
         "predictor": lambda i: predictor.score(questions[i].user, questions[i].candidates),
-        "HTTP, columns": lambda i: _post(connection, columns[i]),
-        "HTTP, rows": lambda i: _post(connection, rows[i]),
+        "HTTP, columns": lambda i: post(connection, columns[i]),
+        "HTTP, rows": lambda i: post(connection, rows[i]),
     }
 
 
-def _in_turn(sides: dict[str, Callable[[int], object]], calls: int) -> dict[str, list[float]]:
+def _in_turn(sides: Mapping[str, Callable[[int], object]], calls: int, questions: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in sides}
+    order = Random(0)
     for call in range(calls):
-        for name, ask in sides.items():
+        # In an order of its own each time: whoever follows a call of another process finds the caches cold.
+        for name in order.sample([*sides], len(sides)):
+            ask = sides[name]
             start = time.perf_counter()
-            ask(call % _QUESTIONS)
+            ask(call % questions)
             times[name].append(time.perf_counter() - start)
     return times
 
 
-def _post(connection: http.client.HTTPConnection, body: bytes) -> bytes:
-    connection.request("POST", "/score", body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    content = response.read()
-    if response.status != 200:
-        raise RuntimeError(f"status {response.status}: {content[:500]!r}")
-    return content
-
-
 def _under_load(host: str, port: int, bodies: list[bytes], clients: int, seconds: float) -> tuple[float, Latency]:
-    found: list[list[float]] = [[] for _ in range(clients)]
-    end = time.perf_counter() + seconds
-
-    def ask(mine: list[float], first: int) -> None:
-        connection = http.client.HTTPConnection(host, port)
-        call = first
-        while (start := time.perf_counter()) < end:
-            _post(connection, bodies[call % len(bodies)])
-            mine.append(time.perf_counter() - start)
-            call += 1
-
-    threads = [threading.Thread(target=ask, args=(mine, i)) for i, mine in enumerate(found)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    """Ask from several processes at once: threads of one would measure its interpreter."""
+    script = str(Path(__file__).with_name("http_client.py"))
+    command = [sys.executable, script, host, str(port)]
+    with contextlib.ExitStack() as stack:
+        asking = [
+            stack.enter_context(
+                subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for i in range(clients)
+        ]
+        given = json.dumps([body.decode() for body in bodies])
+        for client in asking:
+            _tell(client, given)
+        for client in asking:
+            if not _heard(client).startswith("ready"):
+                raise RuntimeError(f"a client ended with status {client.wait()} before it began")
+        start = time.perf_counter()
+        for client in asking:
+            _tell(client, str(seconds))
+        found = [json.loads(_heard(client) or "null") for client in asking]
+        took = time.perf_counter() - start
+    if None in found:
+        raise RuntimeError("a client ended early; its error is above")
     whole = [x for mine in found for x in mine]
-    return len(whole) / (time.perf_counter() - start), Latency.of(whole)
+    return len(whole) / took, Latency.of(whole)
+
+
+def _tell(client: subprocess.Popen[str], line: str) -> None:
+    assert client.stdin is not None
+    client.stdin.write(f"{line}\n")
+    client.stdin.flush()
+
+
+def _heard(client: subprocess.Popen[str]) -> str:
+    assert client.stdout is not None
+    return client.stdout.readline()
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def serve(
         port: to listen on; schedulers with containers are told of it
         replicas: servers, each with all of the bundle; more than one only where each has an address of its own
         args: further options of torchrec-mtl serve, in one text
-        cpu: CPU cores of each server
+        cpu: CPU cores of each server, and requests that it works on at once unless args has --workers
         memMB: memory of each server in MB, to ask of the scheduler
         h: a named resource of TorchX, in place of cpu and memMB
         image: container image, for schedulers that use one
@@ -58,6 +58,9 @@ def serve(
     except ValueError as error:
         raise ComponentValidationException(f"args is no command line: {error}; found {args!r}") from error
     words = ["python", "-m", "torchrec_mtl", "serve", bundle, "--host", host, "--port", str(port)]
+    resource = specs.resource(cpu=cpu, memMB=memMB, h=h)
+    if resource.cpu > 0:  # a machine may have more cores than the server gets
+        words += ["--workers", str(max(1, int(resource.cpu)))]
     words += (["--index", index] if index else []) + more
     return specs.AppDef(
         name=name,
@@ -71,7 +74,7 @@ def serve(
                 num_replicas=replicas,
                 env={"OMP_NUM_THREADS": "1", **(env or {})},
                 port_map={"http": port},
-                resource=specs.resource(cpu=cpu, memMB=memMB, h=h),
+                resource=resource,
                 mounts=specs.parse_mounts(mounts) if mounts else [],
                 max_retries=max_retries,
             )

@@ -12,6 +12,7 @@ import typer
 
 from torchrec_mtl import doctor
 from torchrec_mtl.cli_common import fail, is_ours
+from torchrec_mtl.serving.server.hangups import noted_hangups
 
 
 def add_serve(app: typer.Typer) -> None:
@@ -33,6 +34,7 @@ def serve_command(
     torch_threads: Annotated[int, typer.Option(min=1, help="Threads of torch for each of them.")] = 1,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; beyond, 503.")] = 64,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds of a request; beyond, 504.")] = 10.0,
+    connections: Annotated[int, typer.Option(min=1, help="Open connections; beyond, 503.")] = 512,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a body; beyond, 413.")] = 4 * 1024 * 1024,
     max_candidates: Annotated[int, typer.Option(min=1, help="Candidates a request; beyond, 422.")] = 10_000,
     max_k: Annotated[int, typer.Option(min=1, help="Items a search; beyond, 422.")] = 1000,
@@ -41,6 +43,14 @@ def serve_command(
         float, typer.Option(min=0, help="Seconds after SIGTERM in which /health says 503, and all else goes on.")
     ] = 0.0,
     stop_timeout: Annotated[int, typer.Option(min=0, help="Seconds that requests may take after that.")] = 30,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further host that requests may name, such as your gateway's; may be repeated. On loopback, others "
+            "are refused.",
+            show_default=False,
+        ),
+    ] = None,
     allow_reload: Annotated[
         bool, typer.Option("--allow-reload", help="Offer POST /reload. SIGHUP reloads in any case.")
     ] = False,
@@ -56,7 +66,7 @@ def serve_command(
     There is no authentication. SIGTERM and Ctrl-C let requests end first; SIGHUP loads the bundle anew, and no request
     is lost.
     """
-    with _errors_for_people():
+    with noted_hangups() as hangups, _errors_for_people():  # before all that takes time
         _require_packages()
         from torchrec_mtl.serving.server.limits import Limits, usable_cores
         from torchrec_mtl.serving.server.model import Sources
@@ -71,11 +81,19 @@ def serve_command(
             workers=workers or usable_cores(),
             torch_threads=torch_threads,
             waiting=waiting,
+            connections=connections,
         )
         options = Options(
-            host, port, limits, drain_s=drain, stop_s=stop_timeout, allow_reload=allow_reload, access_log=access_log
+            host,
+            port,
+            limits,
+            drain_s=drain,
+            stop_s=stop_timeout,
+            allow_reload=allow_reload,
+            access_log=access_log,
+            allowed_hosts=tuple(allowed_host or ()),
         )
-        run(Sources(bundle, index, compiled), options)
+        run(Sources(bundle, index, compiled), options, hangups)
 
 
 @contextmanager

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.serving_runs import train_small
+from torchrec_mtl.serving.bundle import read_about, write_about
 from torchrec_mtl.serving.export import Options, export_run
 
 pytestmark = pytest.mark.slow
@@ -61,10 +63,10 @@ class Server:
         for line in self.process.stderr:
             self.said += line
 
-    def ask(self, method="POST", path="/score", document=ASK):
+    def ask(self, method="POST", path="/score", document=ASK, host="localhost"):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, json.dumps(document), {"Content-Type": "application/json"})
+            connection.request(method, path, json.dumps(document), {"Content-Type": "application/json", "Host": host})
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:
@@ -120,11 +122,13 @@ def test_it_answers_and_stops_with_status_0_and_without_a_traceback(start, bundl
         "long_view": 2,
         "watch_time": 2,
     }
+    assert server.ask(host="evil.example")[0] == 400
     status, out = server.stop(number)
     assert status == 0, server.said
     assert server.said.splitlines()[-1].endswith("INFO stopped")
     assert "Traceback" not in server.said
-    (line,) = map(json.loads, out.splitlines())
+    line, refused = map(json.loads, out.splitlines())
+    assert refused["status"] == 400
     assert (line["method"], line["path"], line["status"], line["client"]) == ("POST", "/score", 200, "127.0.0.1")
 
 
@@ -132,9 +136,8 @@ def test_requests_that_are_inside_end_before_it_does(start, bundle):
     server = start(bundle, "--drain", "1", "--timeout", "30")
     body = json.dumps(ASK).encode()
     connection = socket.create_connection(("127.0.0.1", server.port))
-    head = f"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection.sendall(head.encode() + body[:10])  # inside, and not yet whole
-    until(lambda: "torchrec_mtl_requests_inside 1.0" in server.ask("GET", "/metrics")[1])
+    connection.sendall(head_of(len(body)) + body[:10])  # inside, and not yet whole
+    until(lambda: "torchrec_mtl_requests_reading 1.0" in server.ask("GET", "/metrics")[1])
     server.process.send_signal(signal.SIGTERM)
     until(lambda: "stopping" in server.said)
     assert server.ask("GET", "/health")[0] == 503  # it drains: its gateway learns of it
@@ -148,16 +151,23 @@ def test_requests_that_are_inside_end_before_it_does(start, bundle):
 
 
 def test_a_request_that_never_ends_does_not_keep_it(start, bundle):
-    server = start(bundle, "--stop-timeout", "1", "--timeout", "60")
+    server = start(bundle, "--stop-timeout", "1", "--timeout", "60", "--connections", "2")
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(
-            b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
-        )
-        until(lambda: "torchrec_mtl_requests_inside 1.0" in server.ask("GET", "/metrics")[1])
+        connection.sendall(head_of(9))
+        until(lambda: "torchrec_mtl_requests_reading 1.0" in server.ask("GET", "/metrics")[1])
+        with socket.create_connection(("127.0.0.1", server.port)):  # idle, and one too many beside the next
+            until(lambda: server.ask("GET", "/health")[0] == 503)
+        until(lambda: server.ask("GET", "/health")[0] == 200)
         server.process.send_signal(signal.SIGTERM)
         assert connection.recv(1000).startswith(b"HTTP/1.1 503")
         assert server.process.wait(60) == 0
     assert "Traceback" not in server.said
+
+
+def head_of(length):
+    """Of a request whose body comes later."""
+    fields = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join(("POST /score HTTP/1.1", *fields, "\r\n")).encode()
 
 
 def _listens(port):
@@ -171,8 +181,8 @@ def _listens(port):
 def test_no_request_is_lost_while_bundles_change(start, bundle, tmp_path):
     for step in (1, 2, 3, 4):
         shutil.copytree(bundle, tmp_path / f"v{step}")
-        about = json.loads((tmp_path / f"v{step}" / "bundle.json").read_text())
-        (tmp_path / f"v{step}" / "bundle.json").write_text(json.dumps({**about, "step": step}))
+        about = read_about(tmp_path / f"v{step}")
+        write_about(tmp_path / f"v{step}", about.model_copy(update={"step": step}))
     link = tmp_path / "current"
     link.symlink_to("v1")
     server = start(link, "--allow-reload")
@@ -210,6 +220,24 @@ def test_no_request_is_lost_while_bundles_change(start, bundle, tmp_path):
     assert "reload of" in server.said
 
 
+def test_a_hangup_while_it_loads_is_acted_on_when_it_listens(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "bundle")
+    about = tmp_path / "bundle" / "bundle.json"
+    shutil.move(about, tmp_path / "about.json")
+    os.mkfifo(about)
+    server = Server(tmp_path / "bundle", "--port", "0")
+    try:
+        with about.open("w") as pipe:  # goes on when the server reads it: it loads
+            (tmp_path / "about.json").replace(about)
+            server.process.send_signal(signal.SIGHUP)
+            pipe.write(about.read_text())
+        server.wait_until_it_listens()
+        until(lambda: 'reloads_total{result="loaded"} 1.0' in server.ask("GET", "/metrics")[1])
+        assert server.stop()[0] == 0
+    finally:
+        server.kill()
+
+
 def test_what_keeps_it_from_starting_is_told(bundle, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -217,11 +245,30 @@ def test_what_keeps_it_from_starting_is_told(bundle, tmp_path):
             ((tmp_path,), f"error: no bundle in {tmp_path}"),
             ((bundle, "--port", port), f"error: cannot listen on 127.0.0.1, port {port}: Address already in use"),
             ((bundle, "--index", tmp_path, "--port", "0"), "retrieves nothing"),
+            ((crafted(bundle, tmp_path / "crafted"), "--port", "0"), "it names 'torch.os.system'"),
         ):
             status, said = end_of(*words)
             assert status == 1
             assert message in said
             assert "Traceback" not in said
+    assert len(said.splitlines()) == 1, said  # of the crafted one, which is refused before torch opens it
+
+
+def crafted(bundle, folder):
+    """The bundle with a program that calls what it must not, its checksums in order."""
+    shutil.copytree(bundle, folder)
+    program = folder / "programs" / "rows.pt2"
+    with zipfile.ZipFile(program) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = [name for name in members if name.endswith("models/model.json")]
+    model = json.loads(members[name])
+    model["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
+    members[name] = json.dumps(model).encode()
+    with zipfile.ZipFile(program, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    write_about(folder, read_about(folder))
+    return folder
 
 
 def test_without_its_packages_the_command_that_installs_them_is_named(bundle):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 import torchrec_mtl
 from torchrec_mtl.serving.server import answers, documents, shapes
+from torchrec_mtl.serving.server.hosts import Hosts
 from torchrec_mtl.serving.server.middleware import Watched
 from torchrec_mtl.serving.server.model import Model
 from torchrec_mtl.serving.server.pool import Pool
@@ -34,7 +35,14 @@ There is no authentication: put the server behind your gateway. Sizes, types and
 _PATHS = frozenset({"/score", "/retrieve", "/schema", "/health", "/metrics", "/reload", "/docs", "/openapi.json"})
 
 
-def make_app(serving: Serving, pool: Pool, *, allow_reload: bool = False, access_log: bool = False) -> ASGIApp:
+def make_app(
+    serving: Serving,
+    pool: Pool,
+    *,
+    allow_reload: bool = False,
+    access_log: bool = False,
+    hosts: Collection[str] | None = None,
+) -> ASGIApp:
     """Make the app.
 
     Args:
@@ -42,6 +50,7 @@ def make_app(serving: Serving, pool: Pool, *, allow_reload: bool = False, access
         pool: where requests are worked on.
         allow_reload: offer POST /reload.
         access_log: write a line of JSON a request.
+        hosts: names that requests may give besides those of loopback; None: any.
     """
     app = FastAPIOffline(title="torchrec_mtl", version=torchrec_mtl.__version__, description=_ABOUT, redoc_url=None)
     _add_handlers(app)
@@ -50,7 +59,8 @@ def make_app(serving: Serving, pool: Pool, *, allow_reload: bool = False, access
     if allow_reload:
         add_reload(app, serving)
     _document(app, serving)
-    return Watched(app, serving.monitor, _PATHS, access_log=access_log)
+    served = app if hosts is None else Hosts(app, hosts)
+    return Watched(served, serving.monitor, _PATHS, access_log=access_log)
 
 
 def _add_questions(app: FastAPI, serving: Serving, pool: Pool) -> None:
@@ -58,15 +68,17 @@ def _add_questions(app: FastAPI, serving: Serving, pool: Pool) -> None:
 
     async def answer(request: Request, function: Callable[[Model, bytes], tuple[bytes, int]], counted: Any) -> Response:  # noqa: ANN401
         body: bytes | None = None
-        with pool.slot() as slot:
-            try:
-                async with asyncio.timeout(serving.limits.timeout_s):
+        try:
+            async with asyncio.timeout(serving.limits.timeout_s):
+                # Who sends no body must not take the place of who does.
+                with monitor.reading.track_inprogress():
                     body = await read_body(request, serving.limits.max_body_bytes)
+                with pool.slot() as slot:
                     content, count = await slot.run(partial(function, serving.model, body))
-            except TimeoutError as error:
-                took = f"took longer than {serving.limits.timeout_s:g} s"
-                status, what = (408, "the body") if body is None else (504, "scoring")
-                raise RequestError(status, f"{what} {took}") from error
+        except TimeoutError as error:
+            took = f"took longer than {serving.limits.timeout_s:g} s"
+            status, what = (408, "the body") if body is None else (504, "scoring")
+            raise RequestError(status, f"{what} {took}") from error
         counted.inc(count)
         return _json(content)
 
@@ -101,7 +113,10 @@ def _add_looks(app: FastAPI, serving: Serving, pool: Pool) -> None:
     monitor = serving.monitor
 
     @app.get(
-        "/schema", tags=["Server"], summary="Columns, outputs, limits", responses={200: {"model": shapes.SchemaShape}}
+        "/schema",
+        tags=["Server"],
+        summary="Columns, outputs, limits",
+        responses=shapes.errors(400) | {200: {"model": shapes.SchemaShape}},
     )
     async def schema() -> Response:
         """Return what requests may hold, and what answers will."""
@@ -111,7 +126,8 @@ def _add_looks(app: FastAPI, serving: Serving, pool: Pool) -> None:
         "/health",
         tags=["Server"],
         summary="Whether the server is ready",
-        responses={200: {"model": shapes.Health}, 503: {"model": shapes.Health, "description": "The server stops."}},
+        responses=shapes.errors(400)
+        | {200: {"model": shapes.Health}, 503: {"model": shapes.Health, "description": "The server stops."}},
     )
     async def health() -> Response:
         """Answer 200 while requests are welcome, and 503 once the server was told to stop."""
@@ -129,7 +145,7 @@ def _add_looks(app: FastAPI, serving: Serving, pool: Pool) -> None:
         "/metrics",
         tags=["Server"],
         summary="Counts and times, for Prometheus",
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses=shapes.errors(400) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
         response_class=Response,
     )
     async def metrics() -> Response:

@@ -147,6 +147,15 @@ def load_index(folder: Path, predictor: Predictor) -> ItemIndex:
 def _check_origin(folder: Path, index: ItemIndex, predictor: Predictor) -> None:
     """Refuse vectors of another training: their scores would be no scores, and nobody would see it."""
     about, notes = predictor.about, index.notes
+    if about.checkpoint and notes.get("checkpoint"):  # older ones say the run and its step alone
+        if about.checkpoint != notes["checkpoint"]:
+            its = f"step {notes.get('step', 'unknown')} of {notes.get('run', 'a run')}"
+            raise ValueError(
+                f"{folder} was made of another checkpoint ({its}) than the bundle (step {about.step} of {about.run}): "
+                "their vectors do not belong together; make the index again of the run that the bundle was exported "
+                "from"
+            )
+        return
     for what, mine, its in (
         ("run", Path(about.run).name, Path(notes.get("run", "")).name),
         ("step", str(about.step), notes.get("step", "")),

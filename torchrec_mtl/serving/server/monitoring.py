@@ -28,6 +28,9 @@ class Monitor:
         self.rows = Counter("torchrec_mtl_rows_scored", "Candidates that were scored.", registry=registry)
         self.found = Counter("torchrec_mtl_items_found", "Items that searches returned.", registry=registry)
         self.inside = Gauge("torchrec_mtl_requests_inside", "Worked on or waiting, at this moment.", registry=registry)
+        self.reading = Gauge(
+            "torchrec_mtl_requests_reading", "Whose body is on its way, at this moment.", registry=registry
+        )
         self.reloads = Counter(
             "torchrec_mtl_reloads", "Reloads by result: loaded or refused.", ("result",), registry=registry
         )

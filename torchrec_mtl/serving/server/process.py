@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from torchrec_mtl.serving.server.app import make_app
+from torchrec_mtl.serving.server.hangups import Hangups
+from torchrec_mtl.serving.server.hosts import is_loopback
 from torchrec_mtl.serving.server.limits import Limits
 from torchrec_mtl.serving.server.middleware import ACCESS
 from torchrec_mtl.serving.server.model import Sources, load_model
@@ -38,6 +39,8 @@ class Options:
         stop_s: after that, how long requests that are inside may take.
         allow_reload: offer POST /reload.
         access_log: write a line of JSON a request to standard output.
+        allowed_hosts: names that requests may give, besides those of loopback and ``host``. Without any, a server on
+            loopback takes no others, and one that listens elsewhere takes all.
     """
 
     host: str = "127.0.0.1"
@@ -47,10 +50,16 @@ class Options:
     stop_s: int = 30
     allow_reload: bool = False
     access_log: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
 
-def run(sources: Sources, options: Options) -> None:
+def run(sources: Sources, options: Options, hangups: Hangups | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP loads the bundle anew.
+
+    Args:
+        sources: of the model.
+        options: see `Options`.
+        hangups: where those are noted that come before the server listens; it loads anew then.
 
     Raises:
         ValueError: the address cannot be used, or the bundle cannot be served.
@@ -62,7 +71,13 @@ def run(sources: Sources, options: Options) -> None:
         monitor = Monitor()
         serving = Serving(sources, model, options.limits, monitor)
         pool = Pool(options.limits)
-        app = make_app(serving, pool, allow_reload=options.allow_reload, access_log=options.access_log)
+        app = make_app(
+            serving,
+            pool,
+            allow_reload=options.allow_reload,
+            access_log=options.access_log,
+            hosts=_hosts(options, listener),
+        )
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -70,11 +85,12 @@ def run(sources: Sources, options: Options) -> None:
             server_header=False,
             lifespan="off",
             timeout_keep_alive=_IDLE_S,
+            limit_concurrency=options.limits.connections + 1,  # which uvicorn refuses
             timeout_graceful_shutdown=options.stop_s,
         )
         server = _Server(config, lambda: _announce(serving, listener))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(server, serving, listener, options))
+            runner.run(_serve(server, serving, listener, options, hangups or Hangups()))
     serving.close()
     if pool.close():
         LOG.info("stopped")
@@ -104,7 +120,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(server: _Server, serving: Serving, listener: socket.socket, options: Options) -> None:
+async def _serve(
+    server: _Server, serving: Serving, listener: socket.socket, options: Options, hangups: Hangups
+) -> None:
     loop = asyncio.get_running_loop()
     tasks = set[asyncio.Task[None]]()  # the loop itself holds none
 
@@ -124,6 +142,8 @@ async def _serve(server: _Server, serving: Serving, listener: socket.socket, opt
     loop.add_signal_handler(signal.SIGTERM, stop, options.drain_s)
     loop.add_signal_handler(signal.SIGINT, stop, 0.0)
     loop.add_signal_handler(signal.SIGHUP, reload)
+    if hangups.came:  # what was loaded may be older than it
+        reload()
     await server.serve(sockets=[listener])
 
 
@@ -135,8 +155,15 @@ def _announce(serving: Serving, listener: socket.socket) -> None:
     if model.index is not None:
         LOG.info("searching %d items", len(model.index))
     LOG.info("%s, its page %s/docs; Ctrl-C stops", address, address)
-    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+    if not is_loopback(host):
         LOG.warning("whoever reaches this address can use it: there is no authentication")
+
+
+def _hosts(options: Options, listener: socket.socket) -> tuple[str, ...] | None:
+    """Return the names that requests may give; None where any may be right, as nobody knows the machine's."""
+    if not options.allowed_hosts and not is_loopback(listener.getsockname()[0]):
+        return None
+    return (*options.allowed_hosts, options.host)
 
 
 def _bind(host: str, port: int) -> socket.socket:

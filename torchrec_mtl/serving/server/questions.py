@@ -12,7 +12,7 @@ from torchrec_mtl.serving.server.candidates import Columns, of_columns, of_rows
 from torchrec_mtl.serving.server.columns import ServedColumn
 from torchrec_mtl.serving.server.limits import Limits
 from torchrec_mtl.serving.server.problems import Problem, refuse
-from torchrec_mtl.serving.server.values import problem_of
+from torchrec_mtl.serving.server.values import of_one_type, problem_of
 
 Place = Literal["user", "context", "candidates"]
 
@@ -25,7 +25,7 @@ SIDES: Mapping[Place, tuple[str, ...]] = {
 DEFAULT_K = 100
 
 _PLACES = {"user": "user", "item": "candidates", "context": "context, or in candidates"}
-_MOST = 20  # problems that an answer lists, and that are looked for
+_MOST = 20  # problems that an answer lists
 _LONGEST = 60  # characters of what was sent that an answer repeats
 _HEAVIEST = 1e6  # far from where sums of float32 overflow
 
@@ -101,7 +101,8 @@ class Reader:
         candidates.update((name, [value] * rows) for name, value in context.items())
         if not candidates and self._filler is not None:
             candidates[self._filler] = [None] * rows
-        return ScoreQuestion(user, candidates, rows)
+        columns = {name: of_one_type(self._columns[name], values) for name, values in candidates.items()}
+        return ScoreQuestion(self._of_one_type(user), columns, rows)
 
     def retrieve(self, document: Mapping[str, Any], *, ranges: bool = False) -> RetrieveQuestion:
         """Return what a body of /retrieve asks; as ``score``.
@@ -120,7 +121,10 @@ class Reader:
             found = f"{len(seen)} of them" if type(seen) is list else kind_of(seen)
             problems.append(Problem("seen", f"expected a list of at most {self._limits.max_seen} ids, found {found}"))
         refuse(problems[:_MOST])
-        return RetrieveQuestion(user, k, weights, seen)
+        return RetrieveQuestion(self._of_one_type(user), k, weights, seen)
+
+    def _of_one_type(self, user: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: of_one_type(self._columns[name], [value])[0] for name, value in user.items()}
 
     def _values(
         self, document: Mapping[str, Any], place: Place, problems: list[Problem], ranges: bool
@@ -174,7 +178,9 @@ class Reader:
         if not isinstance(given, dict):
             problems.append(Problem("weights", f"expected an object, task: number, found {kind_of(given)}"))
             return {}
-        for task, value in [*given.items()][:_MOST]:
+        for task, value in given.items():
+            if len(problems) >= _MOST:
+                break  # it is refused in any case
             at = f"weights.{task[:_LONGEST]}"
             if task not in self._tasks:
                 problems.append(Problem(at, f"no such task.{did_you_mean(task[:_LONGEST], self._tasks)}"))

@@ -26,12 +26,13 @@ class Serving:
     """What requests are answered with: each takes ``model`` once, and keeps it until its answer.
 
     Args:
-        sources: of the model.
+        sources: of the model, as the command names them.
         model: of these.
         limits: of requests.
         monitor: told of every reload.
 
     Attributes:
+        sources: of the current model.
         model: the current one.
         stopping: the server takes leave; /health says so.
         refused: why the last reload failed; None where it did not.
@@ -39,7 +40,7 @@ class Serving:
     """
 
     def __init__(self, sources: Sources, model: Model, limits: Limits, monitor: Monitor) -> None:
-        self.sources = sources
+        self.sources = self._named = sources
         self.model = model
         self.limits = limits
         self.monitor = monitor
@@ -66,7 +67,10 @@ class Serving:
         return await self._reload(sources or self.sources)
 
     async def reload_on_signal(self) -> None:
-        """Reload from where the current model came from, after a reload that is under way; what fails is logged."""
+        """Load what the command names, whatever a request has named since; what fails is logged.
+
+        It waits for a reload that is under way.
+        """
         if self._signalled:
             return  # that one has not begun, and will see what is there now
         self._signalled = True
@@ -78,7 +82,7 @@ class Serving:
     async def _reload(self, sources: Sources | None) -> Model:
         async with self._lock:
             if sources is None:
-                self._signalled, sources = False, self.sources
+                self._signalled, sources = False, self._named
             loop = asyncio.get_running_loop()
             try:
                 model = await loop.run_in_executor(self._loader, load_model, sources, self.limits)

@@ -10,7 +10,7 @@ from torchrec_mtl.serving.server.limits import Limits
 from torchrec_mtl.serving.server.model import Model
 
 _ERRORS = {
-    400: "The request ended within its body.",
+    400: "The request ended within its body, or asks for another host.",
     404: "There is no index.",
     408: "The body took too long.",
     409: "Another reload is under way.",

@@ -59,6 +59,32 @@ def problem_of(column: ServedColumn, values: Sequence[Any], *, ranges: bool) -> 
     return None if found is None else (_row_of(values, found[0]), found[1])
 
 
+def of_one_type(column: ServedColumn, values: list[Any]) -> list[Any]:
+    """Return values [B] as Arrow takes them: it has no column of integers beyond 64 bits, or of large ones and floats.
+
+    Integers stay what they are where they fit, so that seconds and milliseconds keep every digit.
+    """
+    if column.kind == "number":
+        return _floats(values)
+    if column.kind == "moment":
+        return _floats(values) if _needs_floats(values) else values
+    if column.kind == "times" and _needs_floats([*chain.from_iterable(value or () for value in values)]):
+        return [None if value is None else _floats(value) for value in values]
+    return values
+
+
+def _needs_floats(values: Sequence[Any]) -> bool:
+    kinds = set(map(type, values)) - {_NULL}
+    if kinds != {int}:
+        return len(kinds) > 1
+    numbers = [value for value in values if value is not None]
+    return not _INTEGERS.low <= min(numbers) <= max(numbers) <= _INTEGERS.high
+
+
+def _floats(values: Sequence[Any]) -> list[float | None]:
+    return [None if value is None else float(value) for value in values]
+
+
 def _scalars(
     column: ServedColumn, values: Sequence[Any], kinds: set[type], allowed: Set[type], reach: _Reach | None
 ) -> tuple[int, str] | None:

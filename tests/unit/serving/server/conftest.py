@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from tests.made_once import made_once
 from tests.retrieval_runs import make_files, retrieval_config
 from tests.runs import train_one
 from torchrec_mtl.retrieval.index import IndexOptions
@@ -42,13 +44,16 @@ class Started:
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    folder = tmp_path_factory.mktemp("served")
+    folder = made_once(tmp_path_factory, "served", _make)
+    return Sources(folder / "bundle", folder / "index")
+
+
+def _make(folder: Path) -> None:
     files = make_files(folder)
     with process_group("cpu"):
         train_one(retrieval_config(files, folder / "run"))
     export_run(folder / "run", folder / "bundle", Options(rows=100))
     index_run(folder / "run", [files["items"]], folder / "index", IndexOptions())
-    return Sources(folder / "bundle", folder / "index")
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +71,11 @@ def start(model: Model, sources: Sources) -> Iterator[Callable[..., Started]]:
         with TestClient(app, raise_server_exceptions=False) as client:
             yield client
 
-    def make(allow_reload=False, its_sources=None, its_model=None, **limits):
+    def make(allow_reload=False, its_sources=None, its_model=None, hosts=None, **limits):
         wanted = Limits(**{"workers": 2, **limits})
         mine = its_model or replace(model, reader=_reader(model, wanted))
         serving, pool = Serving(its_sources or sources, mine, wanted, Monitor()), Pool(wanted)
-        opened = client(make_app(serving, pool, allow_reload=allow_reload))
+        opened = client(make_app(serving, pool, allow_reload=allow_reload, hosts=hosts))
         started.append((opened, serving, pool))
         return Started(opened.__enter__(), serving, pool)
 

@@ -37,6 +37,12 @@ def test_the_context_is_that_of_all_candidates(start):
     assert apart.json() == along.json()
 
 
+def test_numbers_of_any_size_that_the_page_promises_are_taken(start):
+    columns = {"item_id": [1, 2], "hour": [2**53 + 1, 0.5], "duration": [2**63 + 5, 1]}
+    answer = start().post("/score", {"user": {}, "candidates": columns})
+    assert answer.status_code == 200, answer.text
+
+
 def test_what_is_left_out_has_its_default(start):
     server = start()
     answers = [server.post("/score", {"user": user, "candidates": [{}]}) for user in ({}, {"user_id": None})]

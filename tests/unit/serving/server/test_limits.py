@@ -1,11 +1,15 @@
 """What a server does not take on: large bodies, other types, too many at once, too long."""
 
+import asyncio
 import dataclasses
+import json
+import os
 import threading
 import time
 
 import pytest
 
+from torchrec_mtl.serving.server.limits import usable_cores
 from torchrec_mtl.serving.server.questions import Reader
 
 ASK = {"user": {}, "candidates": [{"item_id": 1}]}
@@ -90,6 +94,62 @@ def test_beyond_what_may_wait_is_turned_away_at_once_and_the_rest_is_answered(sl
     assert [answer.status_code for answer in answers] == [200] * 3
     assert server.pool.inside == 0
     assert server.post("/score", ASK).status_code == 200
+
+
+async def asked(app, go):
+    """Return the status of a request whose body comes when it is let go."""
+    statuses = []
+
+    async def receive():
+        await go.wait()
+        return {"type": "http.request", "body": json.dumps(ASK).encode(), "more_body": False}
+
+    async def send(message):
+        statuses.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+    scope = {"type": "http", "method": "POST", "path": "/score", "query_string": b"", "http_version": "1.1"}
+    await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+    return statuses[0]
+
+
+def test_who_sends_no_body_takes_nobodys_turn(start):
+    server = start(workers=1, waiting=0)
+
+    async def ask():
+        go = asyncio.Event()
+        silent = [asyncio.create_task(asked(server.client.app, go)) for _ in range(3)]
+        while server.serving.monitor.reading._value.get() < 3:
+            await asyncio.sleep(0.01)
+        at_once = asyncio.Event()
+        at_once.set()
+        honest = await asked(server.client.app, at_once)
+        go.set()
+        return honest, {*await asyncio.gather(*silent)}
+
+    honest, silent = asyncio.run(ask())
+    assert honest == 200
+    assert silent <= {200, 503}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+        ({"sys/fs/cgroup/cpu.max": "1000 100000\n"}, 1),
+        ({"proc/self/cgroup": "1:cpu:/x\n0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "300000 100000"}, 3),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 4),
+    ],
+)
+def test_the_quota_of_a_container_bounds_the_cores(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == expected
 
 
 def test_health_is_told_while_all_workers_are_busy(slow):

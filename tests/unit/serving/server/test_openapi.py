@@ -21,7 +21,7 @@ CHECKS = [
     negative_data_rejection,
 ]
 BOUNDED = hypothesis.settings(
-    max_examples=40,
+    max_examples=25,
     derandomize=True,
     database=None,
     deadline=None,

@@ -138,6 +138,32 @@ def test_a_mistake_in_a_search_is_told_with_its_place(changed, at, message):
     assert message in found[0][1]
 
 
+def test_a_mistake_among_many_weights_is_told():
+    tasks = [f"task{i}" for i in range(30)]
+    reader = Reader(COLUMNS, tasks, Limits())
+    good = dict.fromkeys(tasks, 1.0)
+    assert reader.retrieve({"user": {}, "weights": good}).weights == good
+    ((at, said),) = problems_of(reader.retrieve, {"user": {}, "weights": {**good, "task29": "boom"}})
+    assert (at, "found a string 'boom'" in said) == ("weights.task29", True)
+    ((at, _),) = problems_of(reader.retrieve, {"user": {}, "weights": {**good, "task30": 1}})
+    assert at == "weights.task30"
+    assert len(problems_of(reader.retrieve, {"user": {}, "weights": dict.fromkeys(map(str, range(10**5)), 1)})) == 20
+
+
+def test_numbers_are_of_the_one_type_that_arrow_takes():
+    far, last = 2**63 + 5, 2**63 - 1
+    user = {"age": far, "times": [far, 3, None], "now": 7}
+    found = READER.score({"user": user, "candidates": {"price": [2**53 + 1, 0.5, None], "hour": [1, far, 2]}})
+    assert [found.user["age"], *found.user["times"]] == [float(far), float(far), 3.0, None]
+    assert type(found.user["now"]) is int
+    assert found.candidates["price"] == [float(2**53 + 1), 0.5, None]
+    assert set(map(type, found.candidates["hour"])) == {float}
+    kept = READER.retrieve({"user": {"times": [last, -last], "now": last}}).user
+    assert [*kept["times"], kept["now"]] == [last, -last, last]  # every digit
+    mixed = READER.retrieve({"user": {"times": [2**53 + 1, 0.5]}}).user
+    assert mixed["times"] == [float(2**53 + 1), 0.5]
+
+
 def test_all_mistakes_are_told_at_once():
     found = problems_of(READER.score, {"user": {"user_id": "a", "age": "b", "x": 1}, "candidates": [{"price": "c"}]})
     assert {at for at, _ in found} == {"user.age", "user.x", "candidates[0].price"}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from torchrec_mtl.serving.bundle import read_about, write_about
 from torchrec_mtl.serving.server import serving as serving_module
-from torchrec_mtl.serving.server.model import Sources, load_index, load_model
+from torchrec_mtl.serving.server.model import Sources, load_index
 
 ASK = {"user": {"user_id": 3}, "candidates": [{"item_id": 1}]}
 
@@ -24,20 +25,15 @@ def models(sources, tmp_path) -> Path:
 
 def at_step(folder, step):
     """The same bundle, said to be of another step."""
-    about = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps({**about, "step": step}))
+    write_about(folder, read_about(folder).model_copy(update={"step": step}))
 
 
 def crafted(folder):
     """The bundle with a program that is another archive, its checksum in order."""
-    from torchrec_mtl.checksums import sha256
-
     program = folder / "programs" / "one_user.pt2"
     with zipfile.ZipFile(program, "a") as archive:
         archive.writestr("one_user/extra.pkl", b"cos\nsystem\n(S'touch /tmp/pwned'\ntR.")
-    about = json.loads((folder / "bundle.json").read_text())
-    about["sha256"]["programs/one_user.pt2"] = sha256(program)
-    (folder / "bundle.json").write_text(json.dumps(about))
+    write_about(folder, read_about(folder))
 
 
 def torn(folder):
@@ -57,7 +53,18 @@ def test_another_bundle_is_served_from_then_on(start, models):
     assert server.post("/score", ASK).status_code == 200
     assert server.metric('torchrec_mtl_reloads_total{result="loaded"}') == 1
     assert server.metric('torchrec_mtl_bundle_info{head="dmmp",run="run",step="77",version="0.1.0.dev0"}') == 1
-    assert server.post("/reload", {}).json()["step"] == 77  # the same again
+
+
+def test_a_signal_loads_what_the_command_named_and_a_request_what_is_served(start, models, monkeypatch, model):
+    """A link that is switched is followed by SIGHUP, also after somebody named another folder."""
+    loaded = []
+    monkeypatch.setattr(serving_module, "load_model", lambda sources, _: loaded.append(sources.bundle.name) or model)
+    server = start(allow_reload=True, its_sources=Sources(models / "good"))
+    for document in ({"bundle": "next"}, {}):
+        assert server.post("/reload", document).status_code == 200
+    server.client.portal.call(server.serving.reload_on_signal)
+    server.post("/reload", {})
+    assert loaded == ["next", "next", "good", "good"]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +82,9 @@ def test_a_bundle_that_cannot_be_served_changes_nothing(start, models, spoil, me
     assert message in server.client.get("/health").json()["reload_refused"]
     assert server.metric('torchrec_mtl_reloads_total{result="refused"}') == 1
     assert server.post("/score", ASK).json() == before
-    assert server.post("/reload", {}).status_code == 200
-    assert server.client.get("/health").json()["reload_refused"] is None
+    if spoil is gone:
+        assert server.post("/reload", {}).status_code == 200
+        assert server.client.get("/health").json()["reload_refused"] is None
 
 
 @pytest.mark.parametrize("name", ["../good", "/tmp", "..", ".", "", "a/b", "a\\b", "a\n"])
@@ -105,13 +113,13 @@ def test_without_leave_there_is_no_such_path(start):
     assert "/reload" not in server.client.get("/openapi.json").json()["paths"]
 
 
-def test_one_reload_at_a_time_and_scores_go_on(start, models, monkeypatch):
+def test_one_reload_at_a_time_and_scores_go_on(start, models, monkeypatch, model):
     go, entered = threading.Event(), threading.Event()
 
-    def slowly(*args):
+    def slowly(*_):
         entered.set()
         assert go.wait(30)
-        return load_model(*args)
+        return model
 
     monkeypatch.setattr(serving_module, "load_model", slowly)
     server = start(allow_reload=True, its_sources=Sources(models / "good"))
@@ -145,6 +153,17 @@ def rewritten(model, sources, folder, **changes):
 def test_an_index_of_another_training_is_refused(model, sources, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         rewritten(model, sources, tmp_path / "index", **changes)
+
+
+def test_an_index_of_the_same_name_and_step_but_another_checkpoint_is_refused(model, sources, tmp_path):
+    notes = {"run": "/here/run", "step": str(model.step), "checkpoint": "0" * 64}
+    with pytest.raises(ValueError, match=r"made of another checkpoint .*; make the index again"):
+        rewritten(model, sources, tmp_path / "index", notes=notes)
+
+
+def test_an_index_is_taken_wherever_its_run_lies_now(model, sources, tmp_path):
+    notes = {"run": "/renamed/since", "step": str(model.step), "checkpoint": model.predictor.about.checkpoint}
+    assert len(rewritten(model, sources, tmp_path / "index", notes=notes)) == len(model.index)
 
 
 def test_an_index_of_before_it_noted_its_step_is_taken(model, sources, tmp_path):
