@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from torchrec_mtl.serving.export import Options, export_run
 from torchrec_mtl.serving.predictor import Predictor
 
 
@@ -157,20 +157,39 @@ def test_a_head_that_does_not_retrieve_has_no_vectors(predictor: Predictor):
         predictor.query_vectors({"user_id": [1]})
 
 
-def test_it_needs_no_torchrec(bundle: Path, run: Path):
+def without(packages: str, rest: str) -> str:
+    """Run Python in a process that cannot import these packages; return what it prints."""
     script = f"""
-        import sys
-        class Refuse:
-            def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] in ("torchrec", "torchx", "torchjd", "fbgemm_gpu"):
-                    raise ImportError(name)
-        sys.meta_path.insert(0, Refuse())
-        from torchrec_mtl.serving.predictor import Predictor
-        import pyarrow.parquet as pq
-        print(Predictor.load({str(bundle)!r})(pq.read_table({str(run.parent / "rows.parquet")!r}))["click"].sum())
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
-    )
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {packages.split()!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+{rest}
+"""
+    words = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 0
+    return done.stdout
+
+
+def test_it_needs_no_torchrec(bundle: Path, run: Path):
+    rows = run.parent / "rows.parquet"
+    printed = without(
+        "torchrec torchx torchjd fbgemm_gpu",
+        "from torchrec_mtl.serving.predictor import Predictor\n"
+        "import pyarrow.parquet as pq\n"
+        f"print(Predictor.load({str(bundle)!r})(pq.read_table({str(rows)!r}))['click'].sum())",
+    )
+    assert float(printed) > 0
+
+
+def test_the_command_needs_no_torchrec_for_quantised_tables(run: Path, tmp_path: Path):
+    export_run(run, tmp_path / "q", Options(quantise=8, max_loss=1.0, rows=50))
+    words = ["x", "predict", tmp_path / "q", "--data", run.parent / "rows.parquet", "--out", tmp_path / "out.parquet"]
+    printed = without(
+        "torchrec torchx torchjd",
+        f"sys.argv = {[str(w) for w in words]!r}\nfrom torchrec_mtl.cli import main\nmain()",
+    )
+    assert printed.startswith("300 rows written to ")
