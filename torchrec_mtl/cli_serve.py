@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from torchrec_mtl import doctor
-from torchrec_mtl.cli_common import fail, is_ours
+from torchrec_mtl.cli_common import errors_of_serving
 from torchrec_mtl.serving.server.hangups import noted_hangups
 
 
@@ -66,7 +63,7 @@ def serve_command(
     There is no authentication. SIGTERM and Ctrl-C let requests end first; SIGHUP loads the bundle anew, and no request
     is lost.
     """
-    with noted_hangups() as hangups, _errors_for_people():  # before all that takes time
+    with noted_hangups() as hangups, errors_of_serving():  # before all that takes time
         _require_packages()
         from torchrec_mtl.serving.server.limits import Limits, usable_cores
         from torchrec_mtl.serving.server.model import Sources
@@ -94,20 +91,6 @@ def serve_command(
             allowed_hosts=tuple(allowed_host or ()),
         )
         run(Sources(bundle, index, compiled), options, hangups)
-
-
-@contextmanager
-def _errors_for_people() -> Iterator[None]:
-    """As of the other commands, without what trains: whoever serves may have neither TorchRec nor TorchX."""
-    try:
-        doctor.require_healthy()
-        yield
-    except (OSError, doctor.EnvironmentMismatchError) as error:
-        fail(str(error))
-    except (ValueError, ImportError) as error:
-        if not is_ours(error):
-            raise
-        fail(str(error))
 
 
 def _require_packages() -> None:

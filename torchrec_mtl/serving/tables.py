@@ -38,8 +38,10 @@ def write_tables(layout: Layout, stored: StoredTensors, names: Mapping[str, str]
             # Now: a full disk would kill a process that writes to mapped memory.
             os.posix_fallocate(room.fileno(), 0, os.fstat(room.fileno()).st_size)
         for table in (t for t in layout.tables if t.file == number):
+            # One buffer for all: what a loop allocates and frees block by block, malloc may keep.
+            buffer = torch.empty(min(_ROWS, table.rows), file.dim, dtype=stored.dtypes[names[table.table]])
             for start in range(0, table.rows, _ROWS):
-                block = torch.empty(min(_ROWS, table.rows - start), file.dim, dtype=stored.dtypes[names[table.table]])
+                block = buffer[: min(_ROWS, table.rows - start)]
                 stored.copy_into(names[table.table], block, (start, 0))
                 out[table.first + start : table.first + start + len(block)] = _encoded(block, file).numpy()
         out.flush()
