@@ -8,6 +8,7 @@ def test_a_run_becomes_a_bundle_that_predicts(small, cli, tmp_path):
     assert data.is_file()
     done = cli("export", small / "run", "--out", out)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     first, second = done.stdout.splitlines()
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     assert first.endswith(f"written to {out}: {size:,} bytes")
@@ -30,10 +31,7 @@ def test_quantised_tables_are_told(small, cli, tmp_path):
 
 def test_what_is_wrong_is_told(small, cli, tmp_path):
     cases = [
-        (("export", tmp_path, "--out", tmp_path / "x"), "is not a run"),
         (("export", small / "run", "--out", small), "holds other files, and no bundle"),
-        (("export", small / "run", "--out", tmp_path / "x", "--data", "none.parquet"), "none.parquet: no Parquet file"),
-        (("predict", tmp_path, "--data", small / "test.parquet", "--out", tmp_path / "y"), "is not a trained run"),
         (("predict", small / "run", "--compiled", "--data", "a", "--out", "b"), "is no bundle, and has no native code"),
     ]
     for arguments, message in cases:

@@ -167,7 +167,13 @@ def _without_writes(exported: ExportedProgram) -> ExportedProgram:
     """Return the same program, in which no operation writes to its arguments (``relu_``): see `operations`."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch's own
-        return cast(ExportedProgram, exported.run_decompositions({}))
+        made = cast(ExportedProgram, exported.run_decompositions({}))
+    for node in made.graph.nodes:
+        # Strides are those of the sizes it was traced with; a view is refused where those of others do not allow one.
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
+    made.graph_module.recompile()
+    return made
 
 
 def _forget_where_it_was_made(exported: ExportedProgram) -> None:
