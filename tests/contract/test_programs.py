@@ -23,7 +23,7 @@ BOTTOMS: dict[str, dict[str, Any]] = {name: {"type": name} for name in BUILT_IN[
 BOTTOMS["epnet"]["domain"] = ["user_id"]
 COMBINATIONS = [(head, "concat") for head in BUILT_IN["head"]]
 COMBINATIONS += [("shared_bottom", bottom) for bottom in BOTTOMS if bottom != "concat"]
-COMBINATIONS += [("ncs4cvr", "dtrn"), ("single_task", "din")]
+COMBINATIONS += [("ncs4cvr", "dtrn")]
 
 
 def config_of(head: str, bottom: str = "concat") -> RunConfig:

@@ -21,14 +21,6 @@ def test_a_run_becomes_a_bundle_that_predicts(small, cli, tmp_path):
     pd.testing.assert_frame_equal(trainer, bundle, rtol=1e-5, atol=1e-5)
 
 
-def test_quantised_tables_are_told(small, cli, tmp_path):
-    done = cli(
-        "export", small / "run", "--out", tmp_path / "q", "--quantise", "int8", "--max-loss", "0.1", "--rows", "50"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "with quantised tables 0." in done.stdout
-
-
 def test_what_is_wrong_is_told(small, cli, tmp_path):
     cases = [
         (("export", small / "run", "--out", small), "holds other files, and no bundle"),

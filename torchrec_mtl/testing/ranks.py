@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -122,22 +122,27 @@ def _collect(tasks: list[_Task], timeout_s: float) -> list[Any]:
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)
-                results[rank] = _receive(connection, rank, processes[rank])
+                results[rank] = _receive(connection, rank, processes)
         grace_s = 5.0
         return results
     finally:
         _end(processes, grace_s)
 
 
-def _receive(connection: Connection, rank: int, process: BaseProcess) -> object:
+def _receive(connection: Connection, rank: int, processes: Sequence[BaseProcess]) -> object:
     try:
         failed, value = pickle.loads(connection.recv_bytes())
     except EOFError:
-        process.join(5.0)
-        raise RankError(f"rank {rank} died with exit code {process.exitcode}") from None
+        processes[rank].join(5.0)
+        raise RankError(f"rank {rank} died with exit code {processes[rank].exitcode}") from None
     finally:
         connection.close()
     if failed:
+        # One that died is why others fail, and may be noticed after them.
+        for other, process in enumerate(processes):
+            process.join(0.0 if other == rank else 0.5)
+            if other != rank and process.exitcode not in {None, 0}:
+                raise RankError(f"rank {other} died with exit code {process.exitcode}")
         raise RankError(f"rank {rank} failed:\n{value}")
     return value
 
