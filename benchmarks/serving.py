@@ -65,11 +65,10 @@ def export_all(run: Path, folder: Path, *, native: bool, rows: int) -> list[Figu
         smaller = _bytes(folder / name / "tables")
         note = f"{smaller / 2**20:.2f} MiB for {size / 2**20:.2f} MiB"
         figures.append(Figure(f"{name}: size of the tables / fp32", Spread.of([smaller / size]), "", note=note))
-        for task, values in about.parity.metrics.items():
-            (metric, before), (_, after) = values.items()
-            metric = metric.removesuffix("_before")
-            note = f"{before:.5f} to {after:.5f} over {about.parity.rows:,} rows"
-            figures.append(Figure(f"{name}: {metric} of {task}, change", Spread.of([after - before]), "", note=note))
+        for task, found in about.parity.metrics.items():
+            note = f"{found.before:.5f} to {found.after:.5f} over {about.parity.rows:,} rows"
+            change = Spread.of([found.after - found.before])
+            figures.append(Figure(f"{name}: {found.metric} of {task}, change", change, "", note=note))
     return figures
 
 

@@ -57,6 +57,5 @@ def _tell(about: About, out: Path) -> None:
         f"largest difference from the trainer over {parity.rows:,} rows: {parity.largest[worst]:.1e} ({worst}), "
         f"in batches of 1 to 1,000 rows of {', '.join(parity.data)}"
     )
-    for task, values in parity.metrics.items():
-        (name, before), (_, after) = values.items()
-        typer.echo(f"{task}: {name.removesuffix('_before')} {before:.5f}, with quantised tables {after:.5f}")
+    for task, change in parity.metrics.items():
+        typer.echo(f"{task}: {change.metric} {change.before:.5f}, with quantised tables {change.after:.5f}")

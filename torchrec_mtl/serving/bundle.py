@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
+from pydantic import Field, ValidationError, field_serializer
 
 from torchrec_mtl.checksums import damage, sha256
 from torchrec_mtl.config.features import FeaturesConfig
 from torchrec_mtl.config.later import unknown_before
 from torchrec_mtl.config.retrieval import RetrievalConfig
-from torchrec_mtl.serving.layout import Layout
+from torchrec_mtl.serving.layout import Layout, Record
 
 FORMAT = 1
 """Raised when an older version could not read what this one writes; all lower formats stay readable."""
@@ -26,29 +26,33 @@ FORMAT = 1
 ABOUT, TABLES, PROGRAMS, COMPILED = "bundle.json", "tables", "programs", "compiled"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Task(_Record):
+class Task(Record):
     """A task of the run."""
 
     name: str
     kind: Literal["binary", "regression"]
 
 
-class Parity(_Record):
+class Change(Record):
+    """What quantised tables do to a task."""
+
+    metric: str
+    before: float
+    after: float
+
+
+class Parity(Record):
     """How close a bundle's predictions are to the trainer's."""
 
     rows: int
     data: tuple[str, ...]
     largest: dict[str, float]
     """Output -> largest difference, over the trainer's value where that is above 1."""
-    metrics: dict[str, dict[str, float]] = {}
-    """Task -> metric before and after, where the tables are quantised."""
+    metrics: dict[str, Change] = Field(default_factory=dict)
+    """By task, where the tables are quantised."""
 
 
-class About(_Record):
+class About(Record):
     """What ``bundle.json`` holds."""
 
     format: int
@@ -96,8 +100,12 @@ def files_of(folder: Path) -> list[str]:
 
 def write_about(folder: Path, about: About) -> About:
     """Write ``bundle.json``, with the checksums of the files that are there; return what it says."""
-    whole = about.model_copy(update={"sha256": {name: sha256(folder / name) for name in files_of(folder)}})
-    whole = whole.model_copy(update={"digest": _digest(json.loads(whole.model_dump_json()))})
+    return describe(folder, about.model_copy(update={"sha256": {n: sha256(folder / n) for n in files_of(folder)}}))
+
+
+def describe(folder: Path, about: About) -> About:
+    """Write ``bundle.json``, where the files are those whose checksums ``about`` has; return what it says."""
+    whole = about.model_copy(update={"digest": _digest(json.loads(about.model_dump_json()))})
     (folder / ABOUT).write_text(whole.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return whole
 

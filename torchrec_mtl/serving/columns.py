@@ -18,13 +18,6 @@ Elements = Literal["integers", "strings"]
 Columns = Any
 """A mapping of columns, a pandas ``DataFrame``, or an Arrow table."""
 
-_KINDS: Mapping[Role, str] = {
-    "ids": "id",
-    "sequence": "sequence",
-    "number": "number",
-    "times": "times",
-    "moment": "moment",
-}
 _DEFAULTS: Mapping[Role, str] = {
     "ids": "no id",
     "sequence": "an empty history",
@@ -77,7 +70,7 @@ def input_columns(features: FeaturesConfig) -> tuple[InputColumn, ...]:
     return tuple(
         InputColumn(
             name,
-            _KINDS[roles[name]],
+            "id" if roles[name] == "ids" else roles[name],
             tuple(dict.fromkeys(side for _, side, _ in of)),
             tuple(dict.fromkeys(feature for feature, _, _ in of)),
             _DEFAULTS[roles[name]],

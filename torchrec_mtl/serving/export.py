@@ -86,14 +86,16 @@ def export_run(run: str | Path, out: str | Path, options: Options | None = None)
     final = Path(out).resolve()
     _check_replaceable(final)
     partial = _partial(final)
+    # Tables that are stored in parts are put together there for the trainer's model.
+    scratch = partial.with_name(f"{partial.name}-parts")
     try:
         for name in (TABLES, PROGRAMS):
             (partial / name).mkdir(parents=True)
-        model = trained_model(config, statistics, StoredTensors(found.path), partial / ".scratch")
-        about = _write(Path(run), found, config, model, partial, options)
+        stored = StoredTensors(found.path)
+        model = trained_model(config, statistics, stored, scratch)
+        about = _write(Path(run), found, stored, config, model, partial, options)
         measured = parity.measure(model, config, statistics, partial, options)
-        shutil.rmtree(partial / ".scratch", ignore_errors=True)
-        about = bundle.write_about(partial, about.model_copy(update={"parity": measured}))
+        about = bundle.describe(partial, about.model_copy(update={"parity": measured}))
         assert bundle.read_about(partial) == about, "it reads back as it was written"
         for name in (*bundle.files_of(partial), ABOUT):
             flush(partial / name)
@@ -101,7 +103,8 @@ def export_run(run: str | Path, out: str | Path, options: Options | None = None)
     except OSError as error:
         raise ValueError(f"cannot write a bundle to {out}: {error.strerror or error}; name another folder") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, scratch):
+            shutil.rmtree(folder, ignore_errors=True)
     return about
 
 
@@ -139,14 +142,19 @@ def trained_model(config: RunConfig, statistics: Statistics, stored: StoredTenso
 
 
 def _write(
-    run: Path, found: StoredRun, config: RunConfig, model: MultiTaskModel, folder: Path, options: Options
+    run: Path,
+    found: StoredRun,
+    stored: StoredTensors,
+    config: RunConfig,
+    model: MultiTaskModel,
+    folder: Path,
+    options: Options,
 ) -> About:
     for name in _COPIED:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
     objective = model.objective
     layout = lay_out(config.features, objective.reader.spec, options.quantise)
-    stored = StoredTensors(found.path)
     names = {n.table: n.stored for n in read_names(stored.shapes) if n.state is None and n.table is not None}
     write_tables(layout, stored, names, folder / TABLES)
     tables = map_tables(layout, folder / TABLES)
@@ -162,7 +170,6 @@ def _write(
         _save(exported, folder / PROGRAMS / f"{kind}.pt2")
         if options.compile:
             _compile(exported, inputs, folder / COMPILED / f"{kind}.pt2")
-    elements = _elements(config, options)
     return bundle.write_about(
         folder,
         About(
@@ -177,7 +184,7 @@ def _write(
             programs=kinds,
             compiled=options.compile,
             features=config.features,
-            elements=elements,
+            elements=_elements(config, options),
             bad_ids=config.data.bad_ids,
             keys=config.data.keys,
             retrieval=bundle.retrieval_names(config.retrieval),

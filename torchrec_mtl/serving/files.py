@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.data.files import DataFile, open_files
+from torchrec_mtl.data.writing import parquet_file
 from torchrec_mtl.serving.columns import completed
 from torchrec_mtl.serving.predictor import Predictor
 
@@ -32,23 +31,15 @@ def predict_files(predictor: Predictor, data: Sequence[str], out: Path) -> tuple
     wanted = [column.name for column in predictor.columns]
     _check(files, keys, predictor)
     rows, missing = 0, dict[str, None]()
-    writer: pq.ParquetWriter | None = None
-    with whole_file(out) as partial:
-        try:
-            for file in files:
-                here = set(file.schema.names)
-                missing.update((name, None) for name in wanted if name not in here)
-                columns = list(dict.fromkeys([*keys, *(name for name in wanted if name in here)]))
-                for group in range(len(file.row_groups)):
-                    table = file.read_row_group(group, columns)
-                    scores = predictor(table)
-                    made = pa.table({**{key: table[key] for key in keys}, **scores})
-                    writer = writer or pq.ParquetWriter(partial, made.schema)
-                    writer.write_table(made.cast(writer.schema))
-                    rows += len(made)
-        finally:
-            if writer is not None:
-                writer.close()
+    with parquet_file(out) as write:
+        for file in files:
+            here = set(file.schema.names)
+            missing.update((name, None) for name in wanted if name not in here)
+            columns = list(dict.fromkeys([*keys, *(name for name in wanted if name in here)]))
+            for group in range(len(file.row_groups)):
+                table = file.read_row_group(group, columns)
+                write(pa.table({**{key: table[key] for key in keys}, **predictor(table)}))
+                rows += table.num_rows
     return rows, tuple(missing)
 
 

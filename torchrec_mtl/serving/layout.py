@@ -13,11 +13,13 @@ Bits = Literal[32, 16, 8, 4]
 """Of a number: fp32, fp16, or quantised by row."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of ``bundle.json``."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Stored(_Record):
+class Stored(Record):
     """A table, as rows of a file."""
 
     table: str
@@ -28,7 +30,7 @@ class Stored(_Record):
     rows: PositiveInt
 
 
-class TableFile(_Record):
+class TableFile(Record):
     """Tables of one width and type, one below the other."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]+\.npy$")]
@@ -42,7 +44,7 @@ class TableFile(_Record):
         return self.dim if self.bits >= 16 else (self.dim * self.bits + 7) // 8 + 4
 
 
-class PooledField(_Record):
+class PooledField(Record):
     """A pooled field: what it reads, and how."""
 
     name: str
@@ -55,7 +57,7 @@ class PooledField(_Record):
     """Whether it is of the user's side."""
 
 
-class History(_Record):
+class History(Record):
     """A sequence: what it reads."""
 
     name: str
@@ -66,7 +68,7 @@ class History(_Record):
     gaps: bool
 
 
-class Layout(_Record):
+class Layout(Record):
     """All of it."""
 
     files: tuple[TableFile, ...]

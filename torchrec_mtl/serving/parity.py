@@ -18,7 +18,7 @@ from torchrec_mtl.data.files import open_files, read_tables
 from torchrec_mtl.data.statistics import Statistics
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import StepOutput
-from torchrec_mtl.serving.bundle import Parity
+from torchrec_mtl.serving.bundle import Change, Parity
 from torchrec_mtl.serving.predictor import Floats, Predictor
 from torchrec_mtl.training.metrics import task_metrics
 
@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 
 _USERS = 20  # who are scored as one user with many candidates, too
 _SIZES = (1, 2, 3, 100, 1000)  # of the batches, over and over: a bundle is for any number of rows
-_METRIC = {"binary": ("auc", -1.0), "regression": ("nrmse", 1.0)}
+_METRIC = {"binary": "auc", "regression": "nrmse"}
 
 
 class ParityError(ValueError):
@@ -53,29 +53,28 @@ def measure(model: MultiTaskModel, config: RunConfig, statistics: Statistics, fo
     """
     patterns = files_to_compare(config, options.data)
     encoder = Encoder(config.data, config.features, config.tasks, statistics, labels=options.quantise is not None)
-    trainer = _Trainer(model, encoder)
-    predictors = [Predictor.load(folder)]
-    if options.compile:
-        predictors.append(Predictor.load(folder, compiled=True))
+    trainer = Trainer(model, encoder)
     tables = list(_tables(patterns, encoder, options.rows))
     if not tables:
         raise ValueError(
             f"there are no rows in {', '.join(patterns)} to compare the bundle with; name others with --data"
         )
+    # Their checksums were taken a moment ago.
+    predictors = [Predictor.load(folder, compiled=c, check_tables=False) for c in (False, True)[: 1 + options.compile]]
     outputs = predictors[0].outputs
+    before = np.concatenate([trainer.predict(table, outputs) for table in tables])
+    after = [np.concatenate([_stacked(predictor(table)) for table in tables]) for predictor in predictors]
     largest: dict[str, float] = {}
-    for predictor in predictors:
-        for name, wanted, found in _pairs(trainer, predictor, tables):
+    for predictor, found_rows in zip(predictors, after):
+        pairs = itertools.chain(zip(outputs, before.T, found_rows.T), _further_pairs(trainer, predictor, tables))
+        for name, wanted, found in pairs:
             _check_finite(name, wanted, found)
             largest[name] = max(largest.get(name, 0.0), _difference(wanted, found))
-    parity = Parity(rows=sum(t.num_rows for t in tables), data=tuple(patterns), largest=largest)
+    parity = Parity(rows=len(before), data=tuple(patterns), largest=largest)
     if options.quantise is None:
         _check_equal(parity)
         return parity
-    targets = np.concatenate([trainer.targets(t) for t in tables])
-    before = np.concatenate([trainer.predict(t, outputs) for t in tables])
-    after = np.concatenate([_stacked(predictors[0](t)) for t in tables])
-    metrics = _metrics(config, targets, before, after)
+    metrics = _metrics(config, np.concatenate([trainer.targets(table) for table in tables]), before, after[0])
     _check_loss(metrics, options)
     return parity.model_copy(update={"metrics": metrics})
 
@@ -85,10 +84,11 @@ def files_to_compare(config: RunConfig, data: Sequence[str]) -> tuple[str, ...]:
     return tuple(data) or config.data.test or config.data.eval or config.data.train
 
 
-class _Trainer:
+class Trainer:
     """The trainer's model on Arrow tables."""
 
     def __init__(self, model: MultiTaskModel, encoder: Encoder) -> None:
+        """Take an unsharded model in evaluation mode, and what encodes for it."""
         self._model, self._encoder = model, encoder
 
     def predict(self, table: pa.Table, names: Sequence[str]) -> Floats:
@@ -114,11 +114,11 @@ class _Trainer:
         return cast(StepOutput, output)
 
 
-def _pairs(trainer: _Trainer, predictor: Predictor, tables: Sequence[pa.Table]) -> Iterator[tuple[str, Floats, Floats]]:
-    """Yield the name of an output, what the trainer says, and what the bundle says."""
+def _further_pairs(
+    trainer: Trainer, predictor: Predictor, tables: Sequence[pa.Table]
+) -> Iterator[tuple[str, Floats, Floats]]:
+    """Yield the name of an output, what the trainer says, and what the bundle says: of one user, and of vectors."""
     outputs = predictor.outputs
-    for table in tables:
-        yield from zip(outputs, trainer.predict(table, outputs).T, _stacked(predictor(table)).T)
     mine, others = _columns(predictor)
     both = {name for name in mine if name in others}
     for number in range(_USERS):
@@ -187,15 +187,15 @@ def _check_finite(name: str, wanted: Floats, found: Floats) -> None:
             )
 
 
-def _metrics(config: RunConfig, targets: Floats, before: Floats, after: Floats) -> dict[str, dict[str, float]]:
-    """Return task -> metric -> value before and after."""
+def _metrics(config: RunConfig, targets: Floats, before: Floats, after: Floats) -> dict[str, Change]:
+    """Return what became of each task."""
     labels, weights = np.split(targets, 2, axis=1)
     found = {}
     for k, task in enumerate(config.tasks):
-        name, _ = _METRIC[task.kind]
+        name = _METRIC[task.kind]
         values = [task_metrics(task.kind, labels[:, k], p[:, k], weights[:, k])[name] for p in (before, after)]
         if np.isfinite(values).all():  # not where all labels are alike
-            found[task.name] = {f"{name}_before": values[0], f"{name}_after": values[1]}
+            found[task.name] = Change(metric=name, before=values[0], after=values[1])
     if not found:
         raise ValueError(
             "no task has a metric on these rows (are all labels alike?), so that nobody could tell what quantised "
@@ -213,14 +213,12 @@ def _check_equal(parity: Parity) -> None:
         )
 
 
-def _check_loss(metrics: Mapping[str, Mapping[str, float]], options: Options) -> None:
+def _check_loss(metrics: Mapping[str, Change], options: Options) -> None:
     worse = []
-    for task, values in metrics.items():
-        (name, before), (_, after) = values.items()
-        sign = -1.0 if name.startswith("auc") else 1.0
-        loss = sign * (after - before)
-        if loss > options.max_loss:
-            worse.append(f"{task}: {name.removesuffix('_before')} {before:.5f} -> {after:.5f}")
+    for task, change in metrics.items():
+        rise = change.after - change.before
+        if (-rise if change.metric == "auc" else rise) > options.max_loss:
+            worse.append(f"{task}: {change.metric} {change.before:.5f} -> {change.after:.5f}")
     if worse:
         raise ParityError(
             f"tables of {options.quantise} bits lose more than {options.max_loss:g}: {'; '.join(worse)}. The bundle "

@@ -126,8 +126,7 @@ class Predictor:
         """
         table = completed(to_table(columns), self._encoder.columns, "the input", strict=strict)
         rows = self._encode(self._encoder, table, "the input")
-        parts = [self._run("rows", self._make(block)) for block in _blocks(rows)]
-        return self._named(np.concatenate(parts) if parts else np.zeros((0, len(self.outputs)), np.float32))
+        return self._scores([self._run("rows", self._make(block)) for block in _blocks(rows)])
 
     def score(
         self, user: Mapping[str, Any], candidates: Columns, context: Mapping[str, Any] | None = None
@@ -161,8 +160,8 @@ class Predictor:
         elsewhere = dict.fromkeys(self._sides[True].columns, "It is of the user: give it under user.")
         table = completed(table, known, "candidates", strict=True, elsewhere=elsewhere)
         rows = self._encode(self._sides[False], table, "candidates")
-        parts = [self._run("one_user", self._make_for_one(self._with_dense(r, one), one)) for r in _blocks(rows)]
-        return self._named(np.concatenate(parts) if parts else np.zeros((0, len(self.outputs)), np.float32))
+        make = self._make_for_one
+        return self._scores([self._run("one_user", make(self._with_dense(r, one), one)) for r in _blocks(rows)])
 
     def query_vectors(self, users: Columns) -> Floats:
         """Return [B, K, D]: a sum over K, weighted as you like, is a query for an index of ``item_vectors``.
@@ -201,12 +200,9 @@ class Predictor:
     def _user_rows(self, columns: Columns, what: str) -> Rows:
         encoder = self._sides[True]
         elsewhere = dict.fromkeys(self._sides[False].columns, "It is not of the user: give it with the candidates.")
-        if not columns:
-            columns = {"": pa.nulls(1)} if not encoder.columns else {encoder.columns[0]: pa.nulls(1)}
-        table = to_table(columns, what)
-        if table.column_names == [""]:
-            return encoder.encode(table, what)
-        table = completed(table, encoder.columns, what, strict=True, elsewhere=elsewhere)
+        if not columns:  # nothing is known of the user
+            return encoder.encode(pa.table({name: pa.nulls(1) for name in encoder.columns or ("",)}), what)
+        table = completed(to_table(columns, what), encoder.columns, what, strict=True, elsewhere=elsewhere)
         return self._encode(encoder, table, what)
 
     def _encode(self, encoder: Encoder, table: pa.Table, what: str) -> Rows:
@@ -226,7 +222,8 @@ class Predictor:
             found: Floats = self._programs[kind](*inputs, self._tables).numpy()
         return found
 
-    def _named(self, values: Floats) -> dict[str, Floats]:
+    def _scores(self, parts: Sequence[Floats]) -> dict[str, Floats]:
+        values = np.concatenate([np.zeros((0, len(self.outputs)), np.float32), *parts])
         return dict(zip(self.outputs, np.ascontiguousarray(values.T), strict=True))
 
 

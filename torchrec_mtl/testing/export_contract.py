@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torchrec_mtl.serving.columns import input_columns
 from torchrec_mtl.serving.export import example_inputs
 from torchrec_mtl.serving.inputs import InputMaker
 from torchrec_mtl.serving.layout import Layout, lay_out
+from torchrec_mtl.serving.parity import Trainer
 from torchrec_mtl.serving.program import Program, export_program
 from torchrec_mtl.serving.trusted import load_program
 
@@ -69,7 +70,8 @@ def check_export(config: RunConfig, prepare: Callable[[MultiTaskModel], None] | 
             table = random_table(config.features, size, seed=size, one_user=one_user)
             rows = encoder.encode(table, "random rows")
             said.append(exported(*make(rows, rows.slice(0, 1)), tables))
-            _compare(said[-1], eager(model, encoder, table, program.outputs), program, size)
+            wanted = torch.from_numpy(Trainer(model, encoder).predict(table, program.outputs))
+            _compare(said[-1], wanted, program, size)
         if not bool((said[-1].std(0) > 0).any()):
             raise AssertionError(f"the program '{program.kind}' says the same of all rows: it does not read its inputs")
 
@@ -82,16 +84,6 @@ def _compare(found: Tensor, wanted: Tensor, program: Program, size: int) -> None
                 f"the program '{program.kind}' differs from the model by {value:.1e} in '{name}' for {size} rows: a "
                 "forward that looks at the values, or at the number of rows, is traced for those it was traced with"
             )
-
-
-def eager(model: MultiTaskModel, encoder: Encoder, table: pa.Table, names: Sequence[str]) -> Tensor:
-    """Return what a model says of a table's rows, [B, O]."""
-    rows = encoder.encode(table, "random rows")
-    batch = encoder.batch(rows, slots=np.arange(len(rows)), step=0, global_size=len(rows))
-    with torch.no_grad():
-        _, output = model(batch)
-    known = {**dict(zip(model.objective.tasks, output.predictions.unbind(1), strict=True)), **output.further}
-    return torch.stack([known[name] for name in names], dim=1)
 
 
 def tables_of(model: MultiTaskModel, layout: Layout) -> list[Tensor]:

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.config.features import Side
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.retrieval import RetrievalConfig
@@ -23,6 +21,7 @@ from torchrec_mtl.data.columns import config_columns, schema_problems
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.one_side import OneSidedFile, one_sided
 from torchrec_mtl.data.statistics import Statistics
+from torchrec_mtl.data.writing import parquet_file
 from torchrec_mtl.retrieval.index import IndexOptions, ItemIndex
 from torchrec_mtl.retrieval.unseen import search_unseen
 from torchrec_mtl.training.checkpoint import Checkpoints
@@ -128,25 +127,17 @@ def search_index(
     files = _open(queries, config, "user", retrieval.query)
     names, done = _column(files, retrieval.query), 0
     seen = _column(files, retrieval.seen) if retrieval.seen and _have(files, retrieval.seen) else None
-    writer: pq.ParquetWriter | None = None
-    with process_group(config.train.device, config.train.timeout_s) as device, whole_file(out) as partial:
-        try:
-            for vectors in vectors_of(_session(loaded, device), files, "user"):
-                hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()
-                ids, scores = search_unseen(index, vectors, k, weights, hidden)
-                table = pa.table(
-                    {
-                        retrieval.query: names.slice(done, len(vectors)),
-                        "ids": pa.FixedSizeListArray.from_arrays(ids, k),
-                        "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), k),
-                    }
-                )
-                writer = writer or pq.ParquetWriter(partial, table.schema)
-                writer.write_table(table)
-                done += len(vectors)
-        finally:
-            if writer is not None:
-                writer.close()
+    with process_group(config.train.device, config.train.timeout_s) as device, parquet_file(out) as write:
+        for vectors in vectors_of(_session(loaded, device), files, "user"):
+            hidden = None if seen is None else seen.slice(done, len(vectors)).combine_chunks()
+            ids, scores = search_unseen(index, vectors, k, weights, hidden)
+            found = {
+                retrieval.query: names.slice(done, len(vectors)),
+                "ids": pa.FixedSizeListArray.from_arrays(ids, k),
+                "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), k),
+            }
+            write(pa.table(found))
+            done += len(vectors)
     return done
 
 

@@ -7,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from torchrec_mtl.atomic import whole_file
 from torchrec_mtl.config.load import ConfigError
 from torchrec_mtl.config.run import RunConfig
 from torchrec_mtl.data.files import DataFile, open_files
 from torchrec_mtl.data.prefetch import prefetch
 from torchrec_mtl.data.preflight import check_keys, check_retrieval, check_schema
 from torchrec_mtl.data.reader import ParquetReader
+from torchrec_mtl.data.writing import parquet_file
 from torchrec_mtl.training.distributed import process_group
 from torchrec_mtl.training.evaluation import Evaluation
 from torchrec_mtl.training.run_dir import best_or_latest, load_run
@@ -73,24 +72,16 @@ def _write(session: Session, files: Sequence[DataFile], out: Path) -> int:
     ready = next(predictions)
     if twice := set(keys) & set(ready.column_names):
         raise ValueError(f"data.keys and the predictions share the names {sorted(twice)}; rename these keys")
-    writer: pq.ParquetWriter | None = None
-    with whole_file(out) as partial:
-        try:
-            for file in files:
-                for group, count in enumerate(file.row_groups):
-                    while len(ready) < count:
-                        ready = pa.concat_tables([ready, next(predictions)])
-                    columns = file.read_row_group(group, keys) if keys else pa.table({})
-                    scores = ready.slice(0, count)
-                    table = pa.table(
-                        {**{key: columns[key] for key in keys}, **{name: scores[name] for name in scores.column_names}}
-                    )
-                    writer = writer or pq.ParquetWriter(partial, table.schema)
-                    writer.write_table(table.cast(writer.schema))
-                    ready, rows = ready.slice(count), rows + count
-        finally:
-            if writer is not None:
-                writer.close()
+    with parquet_file(out) as write:
+        for file in files:
+            for group, count in enumerate(file.row_groups):
+                while len(ready) < count:
+                    ready = pa.concat_tables([ready, next(predictions)])
+                columns = file.read_row_group(group, keys) if keys else pa.table({})
+                scores = ready.slice(0, count)
+                named = {**{key: columns[key] for key in keys}, **{name: scores[name] for name in scores.column_names}}
+                write(pa.table(named))
+                ready, rows = ready.slice(count), rows + count
     return rows
 
 
