@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torchrec_mtl.gradients.base import RuleConfig
 from torchrec_mtl.gradients.hook import GradientHook
 from torchrec_mtl.heads.base import Head, HeadOutput
 from torchrec_mtl.losses.base import LabelScale, Loss
+from torchrec_mtl.objective import on_label_scale
 from torchrec_mtl.registry import resolve
 
 # Shapes: B batch, D representation, K tasks, T tasks and the head's extra losses.
@@ -104,7 +104,7 @@ class MultiTaskArch(nn.Module):
         losses, shown = self._losses(out, labels, weights)
         loss = self._total(losses, pooled, sparse)
         loss = loss + sum(out.penalties.values(), start=loss.new_zeros(()))
-        return loss, (shown, self._predictions(out), labels)
+        return loss, (shown, on_label_scale(out, self.losses, self.tasks), labels)
 
     def _check(self, rows: int, labels: Tensor, weights: Tensor, pooled: object) -> None:
         for name, value in (("labels", labels), ("weights", weights)):
@@ -137,11 +137,6 @@ class MultiTaskArch(nn.Module):
         count = len(self.balanced)
         total: Tensor = self.hook(losses[:count], pooled, sparse, others=losses[count:]).sum()
         return total
-
-    @torch.no_grad()
-    def _predictions(self, out: HeadOutput) -> Tensor:
-        columns = [cast(Loss, loss).predict(out.logits[t]) for t, loss in zip(self.tasks, self.losses)]
-        return torch.stack(columns, dim=1)
 
 
 def _refuse(head: Head, losses: Mapping[str, LossChoice]) -> None:

@@ -289,8 +289,12 @@ def represent(features: Features, bottoms: Iterable[nn.Module], head: Head, task
     return Representation(shared=own[0] if shared is None else shared, per_task=tuple(own), features=features)
 
 
-@torch.no_grad()
 def predict(out: HeadOutput, losses: Iterable[nn.Module], consistency: Consistency, tasks: Sequence[str]) -> Tensor:
     """Return predictions [B, K] on the labels' scale, of the logits of K tasks."""
-    columns = [cast(Loss, loss).predict(out.logits[task]) for task, loss in zip(tasks, losses, strict=True)]
-    return consistency.predictions(torch.stack(columns, dim=1))
+    return consistency.predictions(on_label_scale(out, losses, tasks))
+
+
+@torch.no_grad()
+def on_label_scale(out: HeadOutput, losses: Iterable[nn.Module], tasks: Sequence[str]) -> Tensor:
+    """Return [B, K]: what each loss predicts of its task's logits, whatever ties tasks together."""
+    return torch.stack([cast(Loss, loss).predict(out.logits[t]) for t, loss in zip(tasks, losses, strict=True)], dim=1)

@@ -39,7 +39,8 @@ def comparing_page(runs: Sequence[Run]) -> str:
         "Sharding and memory": _memory(groups),
         "Config": _configs(groups),
     }
-    count = f"{len(runs)} runs" if len(runs) == len(groups) else f"{len(runs)} runs of {len(groups)} configs"
+    configs = "one config" if len(groups) == 1 else f"{len(groups)} configs"
+    count = f"{len(runs)} runs" + ("" if len(runs) == len(groups) else f" of {configs}")
     return document(f"Comparison of {count}", [], sections(parts))
 
 
